@@ -1,0 +1,29 @@
+# Two commands on a machine that has Python 3.11+ and make: `make train`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help train test lint clean
+
+help:  ## say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+# One stamp per set of extras: re-installed only when the requirements change.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxlesion needs Python 3.11 or later: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+train: $(VENV)/installed  ## install, then train on the built-in demo lesions (minutes on 2 cores)
+	$(BIN)/python -m jaxlesion.train $(ARGS)
+
+test: $(VENV)/installed  ## install, then run the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed  ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,196 @@
+"""Images per second of the network, in training and in inference, against timm on the same machine.
+
+    python experiments/bench_throughput.py train --batch 16 32
+    python experiments/bench_throughput.py infer --batch 32 --bf16 --compile     # on a GPU
+
+Both frameworks are loaded, each in a process of its own, and take turns step by step, so that a machine
+whose speed drifts is slow for both. Printed are the medians, and the ratio turn by turn: median, least and
+largest. float32, one logit, binary cross-entropy and Adam; timm runs channels-last. timm and torch may live
+in another environment (--timm-python). Takes about a minute for each batch size on 2 cores.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+
+def jaxlesion_step(args: argparse.Namespace):
+    """A function that runs one step of ours and waits for it, and a description."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxlesion.config import ModelConfig, OptimConfig
+    from jaxlesion.optim import make_optimiser
+    from jaxlesion.state import build_model, create_state, init_variables
+    from jaxlesion.steps import make_predict_step, make_train_step
+
+    dtype = "bfloat16" if args.bf16 else "float32"
+    model = build_model(ModelConfig(variant=args.variant, dtype=dtype))
+    variables = init_variables(model, 0)
+    shape = (args.batch, args.size, args.size, 3)
+    batch = {
+        "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)),
+        "label": jnp.asarray(np.arange(args.batch) % 10 == 0, jnp.float32),
+        "mask": jnp.ones(args.batch),
+        "row": jnp.arange(args.batch, dtype=jnp.int32),
+    }
+    name = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
+    if args.what == "infer":
+        predict = make_predict_step(model)
+        return lambda: predict(variables, batch).block_until_ready(), name
+    optimiser = make_optimiser(OptimConfig(), 1000)
+    train, state = make_train_step(model, optimiser, seed=0), create_state(variables, optimiser)
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = train(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return step, name
+
+
+def timm_step(args: argparse.Namespace):
+    """The same of timm."""
+    import timm_alone
+    import torch
+
+    timm_alone.allow()
+    import timm
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = timm.create_model(f"tf_{args.variant}", num_classes=1).to(device, memory_format=torch.channels_last)
+    images = torch.randn(args.batch, 3, args.size, args.size, device=device).to(memory_format=torch.channels_last)
+    labels = (torch.arange(args.batch, device=device) % 10 == 0).float()[:, None]
+    run = torch.compile(model) if args.compile else model
+    cast = torch.autocast(device, torch.bfloat16, enabled=args.bf16)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-4)
+    model.train(args.what == "train")
+
+    def infer() -> None:
+        with torch.inference_mode(), cast:
+            run(images)
+
+    def train() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        with cast:
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(run(images), labels)
+        loss.backward()
+        optimiser.step()
+
+    def step() -> None:
+        infer() if args.what == "infer" else train()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step, f"timm {timm.__version__}, torch {torch.__version__} on {device}"
+
+
+def work(args: argparse.Namespace) -> None:
+    """A worker: one line when ready, then a step and its seconds for every line that comes in."""
+    step, name = {"jaxlesion": jaxlesion_step, "timm": timm_step}[args.worker](args)
+    began = time.perf_counter()
+    step()
+    print(f"{time.perf_counter() - began}\t{name}", flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(args.steps):
+            step()
+        print((time.perf_counter() - began) / args.steps, flush=True)
+
+
+class Worker:
+    """A process that holds one framework's step."""
+
+    def __init__(self, name: str, python: str, args: argparse.Namespace, batch: int):
+        options = [
+            "--size",
+            str(args.size),
+            "--variant",
+            args.variant,
+            "--steps",
+            str(args.steps),
+            "--batch",
+            str(batch),
+        ]
+        options += [flag for flag in ("--bf16", "--compile") if getattr(args, flag[2:])]
+        self.process = subprocess.Popen(
+            [python, __file__, args.what, "--worker", name, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # By default JAX takes most of a GPU's memory at once, and timm needs some too.
+            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+        )
+        first, self.name = self._line().split("\t")
+        self.first_call = float(first)
+
+    def turn(self) -> float:
+        """Seconds of one step."""
+        print(file=self.process.stdin, flush=True)
+        return float(self._line())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _line(self) -> str:
+        if not (line := self.process.stdout.readline().strip()):
+            raise SystemExit("a worker has failed; its message is above")
+        return line
+
+
+def race(args: argparse.Namespace, batch: int) -> None:
+    """Let the two take turns at one batch size, and print a row."""
+    workers = [Worker("jaxlesion", sys.executable, args, batch), Worker("timm", args.timm_python, args, batch)]
+    for worker in workers:
+        worker.turn()
+    turns = []
+    for _ in range(args.rounds):
+        turns.append([worker.turn() for worker in workers])
+        time.sleep(args.pause)
+    for worker in workers:
+        worker.close()
+    ours, theirs = ([batch / seconds for seconds in column] for column in zip(*turns, strict=True))
+    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
+    print(
+        f"| {args.what} | {args.size} px | {batch} | {statistics.median(ours):.1f} | {statistics.median(theirs):.1f} "
+        f"| **{statistics.median(ratios):.2f}** | {ratios[0]:.2f} | {ratios[-1]:.2f} | {workers[0].first_call:.0f} s |",
+        flush=True,
+    )
+    args.names = [worker.name for worker in workers]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["train", "infer"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--size", type=int, default=224, help="side of the images, pixels")
+    parser.add_argument("--variant", default="efficientnetv2_b1")
+    parser.add_argument("--rounds", type=int, default=8, help="turns of each")
+    parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
+    parser.add_argument("--pause", type=float, default=0.05, help="seconds between turns, for idle threads to sleep")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for timm")
+    parser.add_argument("--timm-python", default=sys.executable, help="interpreter that has torch and timm")
+    parser.add_argument("--worker", choices=["jaxlesion", "timm"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        args.batch = args.batch[0]
+        work(args)
+        return
+    print("| | side | batch | jaxlesion img/s | timm img/s | ratio | least | largest | first call |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for batch in args.batch:
+        race(args, batch)
+    print(
+        f"\n{args.names[0]}; {args.names[1]}; {os.cpu_count()} cores, {platform.machine()}; {time.strftime('%Y-%m-%d')}"
+    )
+
+
+if __name__ == "__main__":
+    main()

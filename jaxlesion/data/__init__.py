@@ -1,0 +1,1 @@
+"""From the competition's files to batches of uint8 images."""

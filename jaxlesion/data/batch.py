@@ -1,0 +1,14 @@
+"""What crosses from the data layer to a step."""
+
+from typing import NotRequired, TypedDict
+
+import numpy as np
+
+
+class Batch(TypedDict):
+    """Host arrays of one step. `mask` is 0 for the rows that only fill up the last batch."""
+
+    image: NotRequired[np.ndarray]  # uint8 [b, h, w, 3]; absent where the device holds the images
+    label: np.ndarray  # float32 [b], 0 where unknown
+    mask: np.ndarray  # float32 [b]
+    row: np.ndarray  # int32 [b], position in the table; -1 where mask is 0

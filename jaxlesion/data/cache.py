@@ -1,0 +1,104 @@
+"""Images decoded once: uint8 at one size, in a memory-mapped file that every epoch and every run reads."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from jaxlesion.errors import InputError
+
+CACHE = Path("ckpt") / "cache"
+CHUNK = 512  # rows decoded between two flushes: bounds memory, and what a kill loses
+
+
+class ImageCache:
+    """The decoded images of one dataset at one size.
+
+    `<digest>-<size>.u8` holds [n, size, size, 3] uint8, rows in the order of sorted ids; it is sparse
+    until filled. `<digest>-<size>.crc` holds a checksum per row, 0 while the row is not there; it is
+    written after the pixels, so a row that is there is whole, and it is compared at every reading.
+
+    Args:
+        folder: where the files lie; made if need be.
+        digest: SHA-256 of the dataset's images, so that other images have another file.
+        ids: isic_id of every image of that dataset, in any order.
+        size: side in pixels.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, digest: str, ids: Sequence[str], size: int):
+        self.slot = {isic_id: slot for slot, isic_id in enumerate(sorted(ids))}
+        self.bytes = len(ids) * size * size * 3
+        name = f"{digest[:24]}-{size}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.pixels = _mapped(folder / f"{name}.u8", np.uint8, (len(ids), size, size, 3))
+            self.sums = _mapped(folder / f"{name}.crc", np.uint32, (len(ids),))
+        except OSError as e:
+            reason = e.strerror or e
+            raise InputError(f"{folder}: cannot hold decoded images ({reason}); --data.no-cache does without") from None
+
+    def __contains__(self, isic_id: str) -> bool:
+        return self.sums[self.slot[isic_id]] != 0
+
+    def fill(
+        self,
+        ids: Sequence[str],
+        image: Callable[[str], np.ndarray],
+        workers: int,
+        after: Callable[[int], None] = lambda images: None,
+    ) -> None:
+        """Decode the images that are missing.
+
+        Args:
+            ids: which are wanted.
+            image: gives the uint8 [size, size, 3] of an id; called from `workers` threads.
+            workers: threads.
+            after: called with the number of images of each chunk.
+        """
+        missing = [isic_id for isic_id in ids if isic_id not in self]
+        with ThreadPoolExecutor(workers) as pool:
+            for start in range(0, len(missing), CHUNK):
+                part = missing[start : start + CHUNK]
+                sums = list(pool.map(lambda isic_id: self._put(isic_id, image(isic_id)), part))
+                self.pixels.flush()
+                self.sums[[self.slot[isic_id] for isic_id in part]] = sums
+                after(len(part))
+        self.sums.flush()
+
+    def _put(self, isic_id: str, image: np.ndarray) -> int:
+        self.pixels[self.slot[isic_id]] = image
+        return _checksum(image)
+
+    def read(self, isic_id: str) -> np.ndarray:
+        """One image's pixels, uint8 [size, size, 3].
+
+        Raises:
+            InputError: they are not what was written.
+        """
+        slot = self.slot[isic_id]
+        pixels = np.array(self.pixels[slot])
+        if _checksum(pixels) != self.sums[slot]:
+            raise InputError(
+                f"{self.pixels.filename}: {isic_id} is damaged in it; delete the file, and it is made anew"
+            )
+        return pixels
+
+
+def _checksum(image: np.ndarray) -> int:
+    """CRC-32, with 1 in place of 0, which stands for a row that is not there."""
+    return zlib.crc32(np.ascontiguousarray(image)) or 1
+
+
+def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """A file of zeros of that shape, made sparse, or the one that is there."""
+    wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    with open(path, "ab") as file:
+        if file.tell() != wanted:
+            file.truncate(0)
+            file.truncate(wanted)
+    return np.memmap(path, dtype, "r+", shape=shape)

@@ -1,0 +1,128 @@
+"""Which rows validate, and which negatives are trained on."""
+
+import numpy as np
+import pandas as pd
+
+from jaxlesion.config import MAX_FOLDS, FoldsConfig, SamplingConfig
+from jaxlesion.data.lesions import numbers, read_table
+from jaxlesion.errors import InputError
+
+
+def group_kfold(groups: np.ndarray, n: int) -> np.ndarray:
+    """Fold of every row, so that no group is in two folds and folds are of similar size.
+
+    The largest group goes to the smallest fold, as in scikit-learn's GroupKFold, whose folds these
+    are. Deterministic: no seed.
+
+    Args:
+        groups: [rows] any sortable values.
+        n: number of folds, at most MAX_FOLDS.
+
+    Returns:
+        [rows] int8 in 0 .. n-1.
+
+    Raises:
+        InputError: fewer groups than folds.
+    """
+    names, group = np.unique(groups, return_inverse=True)
+    if len(names) < n:
+        raise InputError(f"{n} folds need at least {n} groups, and there are {len(names)}: lower --folds.n")
+    size = np.bincount(group)
+    weight = np.zeros(n, np.int64)
+    fold_of_group = np.empty(len(names), np.int8)
+    for g in np.argsort(size, kind="stable")[::-1]:
+        fold_of_group[g] = lightest = weight.argmin()
+        weight[lightest] += size[g]
+    return fold_of_group[group]
+
+
+def assign(lesions: pd.DataFrame, config: FoldsConfig) -> pd.DataFrame:
+    """The lesions with a column `fold`, from a file or by GroupKFold.
+
+    Raises:
+        InputError: the group column is missing or has empty cells, a fold has one class only, or a
+            given file misses lesions or puts one patient into two folds.
+    """
+    if config.file is not None:
+        fold = _from_file(lesions, config)
+    else:
+        if config.group not in lesions:
+            raise InputError(f"--folds.group {config.group}: the metadata has no such column; name one it has")
+        if (empty := lesions[config.group].isna()).any():
+            which = lesions["isic_id"][empty].iloc[0]
+            raise InputError(f"{which} has no {config.group}: folds need one for every row; fill it in or drop the row")
+        fold = group_kfold(lesions[config.group].to_numpy(), config.n)
+    positives = lesions["target"].groupby(fold).agg(["sum", "size"])
+    if (bad := (positives["sum"] == 0) | (positives["sum"] == positives["size"])).any():
+        which = positives.index[bad][0]
+        raise InputError(
+            f"fold {which} holds {positives['sum'][which]} malignant of {positives['size'][which]} rows: "
+            "both classes are needed to train and to score; use fewer folds (--folds.n) or another --folds.group"
+        )
+    return lesions.assign(fold=fold)
+
+
+def _from_file(lesions: pd.DataFrame, config: FoldsConfig) -> np.ndarray:
+    table = read_table(config.file, ("isic_id", "fold"))[["isic_id", "fold"]].drop_duplicates()
+    if (twice := table["isic_id"].duplicated()).any():
+        raise InputError(f"{config.file}: {table['isic_id'][twice].iloc[0]} is in two folds; keep one row for it")
+    given = numbers(lesions["isic_id"].map(table.set_index("isic_id")["fold"]))
+    if (missing := ~given.isin(range(MAX_FOLDS))).any():
+        which = lesions["isic_id"][missing].iloc[0]
+        raise InputError(f"{config.file}: no fold (a whole number from 0 to {MAX_FOLDS - 1}) for {which}; add it")
+    fold = given.to_numpy(np.int8)
+    per_patient = pd.Series(fold).groupby(lesions["patient_id"].to_numpy()).nunique()
+    if (split := per_patient[per_patient > 1]).size:
+        raise InputError(f"{config.file}: patient {split.index[0]} is in {split.iloc[0]} folds; keep a patient in one")
+    return fold
+
+
+def sample(target: np.ndarray, rows: np.ndarray, config: SamplingConfig, key: tuple[int, ...]) -> np.ndarray:
+    """All positives and some negatives of `rows`, in ascending order.
+
+    Args:
+        target: [n] 0 or 1, of the whole table.
+        rows: [m] positions in the table that may be drawn.
+        config: a fraction of the negatives, or a number for each positive.
+        key: what the draw depends on, such as (seed, fold, 0).
+
+    Returns:
+        [k] positions. At least one negative, never more than there are.
+    """
+    positives, negatives = rows[target[rows] == 1], rows[target[rows] == 0]
+    wanted = (
+        config.negatives_kept * len(negatives)
+        if config.negatives_per_positive is None
+        else config.negatives_per_positive * len(positives)
+    )
+    count = min(len(negatives), max(1, round(wanted)))
+    kept = np.random.default_rng(key).choice(negatives, count, replace=False)
+    return np.sort(np.concatenate([positives, kept]))
+
+
+def training_rows(lesions: pd.DataFrame, fold: int, config: SamplingConfig, seed: int) -> np.ndarray:
+    """Positions of the sampled rows outside `fold`, drawn by (seed, fold)."""
+    outside = np.flatnonzero(lesions["fold"].to_numpy() != fold)
+    return sample(lesions["target"].to_numpy(), outside, config, (seed, fold, 0))
+
+
+def validation_rows(lesions: pd.DataFrame, fold: int, config: SamplingConfig, seed: int) -> np.ndarray:
+    """Positions of the rows of `fold` at the training's sampling: the normalised validation set."""
+    inside = np.flatnonzero(lesions["fold"].to_numpy() == fold)
+    return sample(lesions["target"].to_numpy(), inside, config, (seed, fold, 1))
+
+
+def subset(lesions: pd.DataFrame, max_records: int | None, seed: int) -> pd.DataFrame:
+    """At most `max_records` rows, drawn by seed with the table's share of positives (rounded up), in table order."""
+    if max_records is None or max_records >= len(lesions):
+        return lesions
+    target, rng = lesions["target"].to_numpy(), np.random.default_rng((seed, 0, 2))
+    positives, negatives = np.flatnonzero(target == 1), np.flatnonzero(target == 0)
+    count = min(len(positives), -(-len(positives) * max_records // len(lesions)))
+    rows = np.concatenate(
+        [
+            rng.choice(positives, count, replace=False),
+            rng.choice(negatives, min(len(negatives), max_records - count), replace=False),
+        ]
+    )
+    return lesions.iloc[np.sort(rows)].reset_index(drop=True)

@@ -1,0 +1,295 @@
+"""Lesion crops from files that nobody vouches for: their bytes, and their pixels.
+
+`open_images` gives the bytes of an image by its id, from the HDF5 layout of the ISIC 2024 challenge
+or from a folder of files. `decode` turns bytes into pixels after reading what the header claims.
+Whatever is wrong with an image is an InputError that names it, and only when that image is needed.
+"""
+
+import mmap
+import os
+import struct
+import threading
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence, Set
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from jaxlesion.data.hdf5 import MAX_BYTES, Refused, index_hdf5, read_hdf5, size_fault
+from jaxlesion.data.ids import valid_id
+from jaxlesion.errors import InputError
+
+MAX_PIXELS = 50_000_000
+MAX_SCANS = 100  # of one JPEG; an encoder makes about ten, and each costs a pass over all pixels
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+# A second line behind the header check. OpenCV reads it once, while it is being imported.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+
+
+def open_images(path: Path) -> "ImageSource":
+    """The images at `path`: an HDF5 file with one dataset per isic_id, or a folder of `<isic_id>.jpg` (.jpeg, .png).
+
+    Raises InputError when `path` is missing, unreadable, neither of the two, or holds no image.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            source: ImageSource = FolderImages(path)
+        elif path.is_file():
+            source = Hdf5Images(path)
+        else:
+            raise InputError(
+                f"{path}: no such file or folder; give the HDF5 file of images or a folder of <isic_id>.jpg"
+            )
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); check the file and its rights"
+        ) from error
+    if not len(source):
+        source.close()
+        raise InputError(f"{path}: holds no image; give the HDF5 file of images or a folder of <isic_id>.jpg")
+    return source
+
+
+class ImageSource(ABC):
+    """Encoded images by id. `read` may be called from many threads, and after a fork.
+
+    Names that are no valid id are left out. An id whose data is refused stays listed, and is
+    refused by name in `require` and `read`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._refused: dict[str, str] = {}
+
+    @property
+    @abstractmethod
+    def ids(self) -> Set[str]:
+        """All ids, in the order of the file."""
+
+    @abstractmethod
+    def _bytes(self, isic_id: str) -> bytes:
+        """The bytes of an id that is listed and not refused; OSError or Refused when they cannot be had."""
+
+    def __contains__(self, isic_id: object) -> bool:
+        return isic_id in self.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def require(self, isic_ids: Iterable[str]) -> None:
+        """Raise InputError for the first of `isic_ids` that is missing or refused; reads no image."""
+        for isic_id in isic_ids:
+            if isic_id not in self:
+                raise InputError(f"{self.path}: has no image {str(isic_id)!r}; remove the row or add its image")
+            if isic_id in self._refused:
+                raise self._error(isic_id, self._refused[isic_id])
+
+    def read(self, isic_id: str) -> bytes:
+        """The encoded bytes of one image, 1 byte to 32 MiB. InputError when missing, refused or unreadable."""
+        self.require([isic_id])
+        try:
+            data = self._bytes(isic_id)
+        except Refused as reason:
+            raise self._error(isic_id, reason) from None
+        except OSError as error:
+            raise self._error(isic_id, f"cannot be read ({error.strerror or error})") from error
+        if not 0 < len(data) <= MAX_BYTES:
+            raise self._error(isic_id, size_fault(len(data)))
+        return data
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _error(self, isic_id: str, reason: object) -> InputError:
+        return InputError(f"{self.path}: image {isic_id} {reason}; replace it or remove its row")
+
+
+class FolderImages(ImageSource):
+    """A folder of `<isic_id>.jpg`, `.jpeg` or `.png`; subfolders are not searched, links may not lead out of it."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._files: dict[str, str] = {}
+        root = path.resolve()
+        with os.scandir(root) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                isic_id, suffix = os.path.splitext(entry.name)
+                if suffix.lower() in SUFFIXES and valid_id(isic_id):
+                    self._add(isic_id, entry, root)
+
+    def _add(self, isic_id: str, entry: os.DirEntry, root: Path) -> None:
+        if isic_id in self._files:
+            self._refused[isic_id] = f"is there twice, as {os.path.basename(self._files[isic_id])} and {entry.name}"
+        elif entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
+            self._refused[isic_id] = "is a link that leads out of the folder"
+        elif not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
+            self._refused[isic_id] = "is not a regular file"
+        self._files[isic_id] = entry.path
+
+    @property
+    def ids(self) -> Set[str]:
+        return self._files.keys()
+
+    def _bytes(self, isic_id: str) -> bytes:
+        with open(self._files[isic_id], "rb") as file:
+            return file.read(MAX_BYTES + 1)
+
+    def close(self) -> None:
+        pass  # no file stays open
+
+
+class FileImages(ImageSource):
+    """Single files, each its own id. Raises InputError for one that does not exist."""
+
+    def __init__(self, paths: Sequence[Path]):
+        super().__init__(Path("."))
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"{path}: no such file; give image files")
+        self._files = {str(path): path for path in paths}
+
+    @property
+    def ids(self) -> Set[str]:
+        return self._files.keys()
+
+    def _bytes(self, isic_id: str) -> bytes:
+        with open(self._files[isic_id], "rb") as file:
+            return file.read(MAX_BYTES + 1)
+
+    def close(self) -> None:
+        pass  # no file stays open
+
+
+class Hdf5Images(ImageSource):
+    """One dataset per isic_id at the root of an HDF5 file: a string, opaque or uint8, scalar or one-dimensional.
+
+    No HDF5 handle outlives a call, since none may cross a fork: what lies in one piece is sliced
+    from a memory map, the rest goes through h5py, which opens the file anew for each image.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        index = index_hdf5(path)
+        ids, reasons = index.ids.tolist(), index.reason.tolist()
+        spans = zip(index.offset.tolist(), index.size.tolist(), strict=True)
+        self._spans = dict(zip(ids, spans, strict=True))
+        self._refused = {isic_id: reason for isic_id, reason in zip(ids, reasons, strict=True) if reason}
+        self._lock = threading.Lock()
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @property
+    def ids(self) -> Set[str]:
+        return self._spans.keys()
+
+    def _bytes(self, isic_id: str) -> bytes:
+        offset, size = self._spans[isic_id]
+        if offset >= 0:
+            return self._map[offset : offset + size]
+        with self._lock:
+            return read_hdf5(self.path, isic_id)
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def decode(data: bytes, isic_id: str) -> np.ndarray:
+    """Pixels of a JPEG or PNG: uint8 [h, w, 3], red first, as they are stored (an EXIF orientation is not applied).
+
+    Grey is repeated, transparency dropped, 16 bit cut to 8. Raises InputError naming `isic_id` for
+    anything else (CMYK, animation, other formats), for more than 50 megapixels and for damage that shows.
+    """
+    import cv2
+
+    try:
+        size = _claimed_size(data)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is None or pixels.shape != (*size, 3):
+            raise Refused("cannot be decoded")
+    except (Refused, cv2.error) as error:
+        reason = str(error) if isinstance(error, Refused) else "cannot be decoded"
+        raise InputError(f"image {isic_id} {reason}; replace it by a sound JPEG or PNG or remove its row") from error
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [h, w, 3] -> uint8 [size, size, 3], plainly bilinear.
+
+    The whole crop, without regard to its shape. No averaging when it shrinks: crops are 51 to 239 px wide.
+    """
+    import cv2
+
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def _claimed_size(data: bytes) -> tuple[int, int]:
+    """Height and width by the header, after the checks that need no decoding."""
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            height, width = _jpeg_size(data)
+        elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+            height, width = _png_size(data)
+        else:
+            raise Refused("is neither JPEG nor PNG")
+    except struct.error:
+        raise Refused("is cut short") from None
+    if not 0 < height * width <= MAX_PIXELS:
+        raise Refused(f"claims {width} x {height} pixels, where 1 to {MAX_PIXELS} are allowed")
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Walk the segments up to the first scan (ITU-T T.81, annex B): refuse whatever is not plain there."""
+    at, size = 2, None
+    while True:
+        marker, length = struct.unpack_from(">HH", data, at)
+        if marker == 0xFFFF:  # a fill byte
+            at += 1
+            continue
+        if marker < 0xFFC0 or 0xFFD0 <= marker <= 0xFFD9 or length < 2:
+            raise Refused("has a damaged JPEG header")
+        if marker == 0xFFDA:
+            break
+        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):  # a start of frame
+            precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
+            if size or marker > 0xFFC2 or precision != 8 or channels not in (1, 3):
+                raise Refused(f"is a JPEG of an unusual kind ({channels} channels, {precision} bit)")
+            size = height, width
+        at += 2 + length
+    if size is None:
+        raise Refused("has a damaged JPEG header")
+    # Inside a scan 0xFF is always escaped, so these two are markers.
+    if data.rfind(b"\xff\xd9", at) < 0:
+        raise Refused("is cut short (no end marker)")
+    if data.count(b"\xff\xda", at) > MAX_SCANS:
+        raise Refused(f"has over {MAX_SCANS} scans")
+    return size
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Walk all chunks and check their sums (PNG specification, 3rd edition, section 5)."""
+    at, size = 8, None
+    while True:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        (crc,) = struct.unpack_from(">I", data, at + 8 + length)
+        if crc != zlib.crc32(data[at + 4 : at + 8 + length]) or (kind == b"IHDR") != (at == 8):
+            raise Refused("is a damaged PNG")
+        if kind == b"IHDR":
+            width, height = struct.unpack_from(">II", data, 16)
+            size = height, width
+        elif kind == b"acTL":
+            raise Refused("is an animated PNG")
+        elif kind == b"IEND":
+            return size
+        at += 12 + length

@@ -1,0 +1,106 @@
+"""The Lesions table: one checked row per lesion."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jaxlesion.data.images import valid_id
+from jaxlesion.errors import InputError
+
+# Known only after a biopsy, or computed from it: present in training files, absent at test time. A
+# model that sees one of them is told the answer.
+LABEL_SIDE_PREFIXES = ("lesion_id", "iddx_", "mel_", "tbp_lv_dnn_lesion_confidence")
+KEYS = ("isic_id", "patient_id", "target", "fold")
+MAX_COLUMNS = 10_000  # the competition's file has 55; pandas takes seconds for 100,000
+
+
+def is_label_side(column: str) -> bool:
+    """Whether a column leaks the label."""
+    return column.startswith(LABEL_SIDE_PREFIXES)
+
+
+def feature_columns(lesions: pd.DataFrame) -> list[str]:
+    """Metadata columns that a model may use: no key, nothing from the label's side."""
+    return [c for c in lesions.columns if c not in KEYS and not is_label_side(c)]
+
+
+def shown(value: object) -> str:
+    """A cell as a message shows it: quoted, on one line, cut where it is long."""
+    return "empty" if pd.isna(value) else repr(str(value)[:80])
+
+
+def numbers(cells: pd.Series) -> pd.Series:
+    """Cells as float64, NaN for what is no number. By way of text, since pandas raises for an integer of 310 digits."""
+    return pd.to_numeric(cells.astype("string"), errors="coerce").astype(float)
+
+
+def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
+    """A CSV with well-formed ids as text; byte order marks, CRLF and mixed types are normal.
+
+    Raises:
+        InputError: no such file, not a CSV, a missing or doubled column, or a malformed id.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the path of a CSV with the column {required[0]}")
+    keys = dict.fromkeys(("isic_id", "patient_id", "model"), "string")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file))
+        if len(header) > MAX_COLUMNS:
+            raise InputError(f"{path}: has {len(header):,} columns, where at most {MAX_COLUMNS:,} are read")
+        table = pd.read_csv(path, dtype=keys, encoding="utf-8-sig", low_memory=False)
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, csv.Error, StopIteration) as e:
+        raise InputError(f"{path}: not a readable CSV ({' '.join(str(e).split()) or 'it is empty'})") from None
+    for column in required:
+        if column not in table:
+            raise InputError(f"{path}: the column {column} is missing (it begins with {shown(', '.join(header[:5]))})")
+        if header.count(column) > 1:
+            raise InputError(f"{path}: the column {column} is there {header.count(column)} times; keep one of them")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells for names of the rows
+        raise InputError(f"{path}: the rows have more cells than the header has names; end no row with a comma")
+    for row, isic_id in enumerate(table["isic_id"]):
+        if not valid_id(isic_id):
+            raise InputError(
+                f"{path}: line {row + 2}: isic_id {shown(isic_id)} "
+                "is not 1 to 64 of A-Z a-z 0-9 _ . -, letter or digit first"
+            )
+    return table
+
+
+def read_lesions(path: Path, *, labelled: bool = True) -> pd.DataFrame:
+    """The Lesions table of one metadata file, every other column kept as it is.
+
+    Args:
+        path: a CSV with `isic_id`, and if labelled also `patient_id` and `target`.
+        labelled: whether `target` and `patient_id` must be there.
+
+    Returns:
+        Columns `isic_id`, `patient_id` (text) and `target` (int8), then the others, rows in the file's
+        order; without labels, `patient_id` and `target` only where the file has them.
+
+    Raises:
+        InputError: see `read_table`; also a doubled id, a missing patient or a target outside {0, 1}.
+    """
+    table = read_table(path, ("isic_id", "patient_id", "target") if labelled else ("isic_id",))
+    if len(table) == 0:
+        raise InputError(f"{path}: there is a header but no row")
+    if (twice := table["isic_id"].duplicated()).any():
+        row = int(np.flatnonzero(twice)[0])
+        raise InputError(f"{path}: line {row + 2}: {table['isic_id'][row]} is there twice; keep one row per lesion")
+    if labelled:
+        if (empty := table["patient_id"].isna()).any():
+            row = int(np.flatnonzero(empty)[0])
+            raise InputError(
+                f"{path}: line {row + 2}: {table['isic_id'][row]} has no patient_id, which folds are made by"
+            )
+        target = numbers(table["target"])
+        if (bad := ~target.isin([0, 1])).any():
+            row = int(np.flatnonzero(bad)[0])
+            which, cell = table["isic_id"][row], shown(table["target"][row])
+            raise InputError(f"{path}: line {row + 2}: target of {which} is {cell}, not 0 or 1")
+        table["target"] = target.astype(np.int8)
+    first = [c for c in KEYS[:3] if c in table]
+    return table[first + [c for c in table.columns if c not in first]]

@@ -1,0 +1,71 @@
+"""Recipes by Albumentations through tf.data: decode -> resize -> recipe -> batch -> prefetch, in threads.
+
+Pixels are a function of (seed, epoch, row), whatever the threads.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from jaxlesion.config import DataConfig, RecipeSpec
+from jaxlesion.data.augment import augmenter
+from jaxlesion.errors import InputError
+
+
+def tensorflow():
+    """TensorFlow, imported where it is first used and kept off the accelerators, which are JAX's."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing here computes in TensorFlow; on, it writes to stderr
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
+def augmented(
+    rows: np.ndarray, image: Callable[[int], np.ndarray], spec: RecipeSpec, epoch: int, config: DataConfig
+) -> Iterator[np.ndarray]:
+    """The augmented images of `rows`, uint8 [<= batch, h, w, 3] at a time.
+
+    Args:
+        rows: [n] positions in the table.
+        image: gives a row's uint8 [h, w, 3]; called from `config.workers` threads.
+        spec: the recipe.
+        epoch: from 0.
+        config: size, batch, seed and threads.
+
+    Raises:
+        InputError: what `image` raised.
+    """
+    tf = tensorflow()
+    augment = augmenter(spec, config.seed)
+    failures: list[InputError] = []
+
+    def load(row: np.ndarray) -> np.ndarray:
+        try:
+            return augment(image(int(row)), epoch, int(row))
+        except InputError as e:  # TensorFlow would bury it in a traceback of its own
+            failures.append(e)
+            raise
+
+    def mapped(row):
+        pixels = tf.numpy_function(load, [row], tf.uint8)
+        return tf.ensure_shape(pixels, (config.image_size, config.image_size, 3))
+
+    options = tf.data.Options()
+    options.deterministic = True
+    options.threading.private_threadpool_size = config.workers
+    dataset = (
+        tf.data.Dataset.from_tensor_slices(rows)
+        .map(mapped, num_parallel_calls=config.workers)
+        .batch(config.batch_size)
+        .prefetch(2)
+        .with_options(options)
+    )
+    try:
+        yield from dataset.as_numpy_iterator()
+    except tf.errors.OpError:
+        if failures:
+            raise failures[0] from None
+        raise

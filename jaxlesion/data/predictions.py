@@ -1,0 +1,111 @@
+"""The Predictions table: one row per lesion and model, in one CSV form."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jaxlesion.config import MAX_FOLDS
+from jaxlesion.data.lesions import numbers, read_table, shown
+from jaxlesion.errors import InputError
+from jaxlesion.files import write_atomic
+
+COLUMNS = ("isic_id", "patient_id", "target", "fold", "prediction", "model")
+# What a cell may be, in words and as a test of float64 values.
+NUMBERS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
+    "prediction": ("in [0, 1]", lambda p: p.between(0, 1)),
+    "target": ("0, 1 or empty", lambda t: t.isin([0, 1]) | t.isna()),
+    "fold": (f"a whole number from 0 to {MAX_FOLDS - 1}, or empty", lambda f: f.isin(range(MAX_FOLDS)) | f.isna()),
+}
+
+
+def predictions_table(
+    lesions: pd.DataFrame, prediction: np.ndarray, model: str, fold: int | None = None
+) -> pd.DataFrame:
+    """The Predictions table of some lesions.
+
+    Args:
+        lesions: n rows of the Lesions table; patient_id and target may be absent.
+        prediction: [n] probability of malignancy, uncorrected.
+        model: name of what predicted.
+        fold: the fold that was held out; None for an ensemble.
+    """
+    n = len(lesions)
+    return pd.DataFrame(
+        {
+            "isic_id": lesions["isic_id"].to_numpy(),
+            "patient_id": lesions["patient_id"].to_numpy() if "patient_id" in lesions else [None] * n,
+            "target": pd.array(lesions["target"] if "target" in lesions else [None] * n, dtype="Int8"),
+            "fold": pd.array([fold] * n, dtype="Int8"),
+            "prediction": prediction,
+            "model": model,
+        }
+    )
+
+
+def write_predictions(path: Path, table: pd.DataFrame) -> None:
+    """Write the table as CSV, whole or not at all; every prediction is read back as the same float."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    cells = table[list(COLUMNS)].astype(object).where(table[list(COLUMNS)].notna(), "")
+    cells["prediction"] = [str(p) for p in table["prediction"].to_numpy()]  # the shortest text that is this float
+    writer.writerows(cells.itertuples(index=False))
+    write_atomic(path, text.getvalue())
+
+
+def write_submission(path: Path, table: pd.DataFrame) -> None:
+    """Write the competition's form, `isic_id,target` with the prediction as the target."""
+    rows = (f"{isic_id},{p!s}\n" for isic_id, p in zip(table["isic_id"], table["prediction"].to_numpy(), strict=True))
+    write_atomic(path, "isic_id,target\n" + "".join(rows))
+
+
+def read_predictions(path: Path, metadata: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Read a Predictions table; columns beyond isic_id and prediction may be missing.
+
+    Args:
+        path: the CSV.
+        metadata: a Lesions table that gives target and patient_id by isic_id instead.
+
+    Raises:
+        InputError: no such file or column, a lesion twice for one model, a prediction that is not in [0, 1],
+            another cell that is wrong, or a lesion unknown to `metadata`.
+    """
+    table = read_table(path, ("isic_id", "prediction"))
+    for column in ("patient_id", "target", "fold", "model"):
+        if column not in table:
+            table[column] = pd.array([None] * len(table), dtype="string")
+    if (twice := table.duplicated(["isic_id", "model"])).any():
+        row = int(np.flatnonzero(twice)[0])
+        raise InputError(
+            f"{path}: line {row + 2}: {table['isic_id'][row]} is there twice for one model; keep one row for each"
+        )
+    if metadata is not None:
+        known = metadata.set_index("isic_id")
+        if (missing := ~table["isic_id"].isin(known.index)).any():
+            raise InputError(f"{path}: {table['isic_id'][missing].iloc[0]} is not in the metadata")
+        for column in ("target", "patient_id"):
+            table[column] = table["isic_id"].map(known[column])
+    for column in NUMBERS:
+        table[column] = _numbers(path, table, column)
+    return table[list(COLUMNS)].astype({"target": "Int8", "fold": "Int8"})
+
+
+def _numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
+    """A column of NUMBERS as float64, empty cells as NaN; InputError for the first cell that may not stand there."""
+    wanted, holds = NUMBERS[column]
+    number = numbers(table[column])
+    if (bad := ~holds(number) | (number.isna() & table[column].notna())).any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InputError(
+            f"{path}: line {row + 2}: {column} of {table['isic_id'][row]} is {shown(table[column][row])}, not {wanted}"
+        )
+    return number
+
+
+def concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The tables of several folds as one."""
+    return pd.concat(tables, ignore_index=True)

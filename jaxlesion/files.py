@@ -1,0 +1,36 @@
+"""Whole files: their digest, and writing them so that nobody ever reads half of one."""
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+
+from jaxlesion.errors import InputError
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits, read piece by piece. InputError if unreadable."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write `content` (text as UTF-8, newlines as they are) so that `path` is the old file or the whole new one.
+
+    The bytes go to a new file in the same folder, reach the disk and are then renamed. On any
+    failure the new file is removed and the error (OSError as a rule) goes on to the caller.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,127 @@
+"""From the checkpoints of a run to probabilities: what training, evaluation and prediction share."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax.sharding import Mesh
+
+from jaxlesion.checkpoint import Checkpoints
+from jaxlesion.compilation import keep_compiled
+from jaxlesion.config import DataConfig
+from jaxlesion.console import Meter
+from jaxlesion.data.batch import Batch
+from jaxlesion.data.layout import Dataset
+from jaxlesion.data.loader import Batches
+from jaxlesion.data.predictions import concatenate, predictions_table
+from jaxlesion.errors import InputError
+from jaxlesion.loop import predict_batches
+from jaxlesion.runs import Run
+from jaxlesion.sharding import data_mesh, put_on, replicated
+from jaxlesion.state import Variables, abstract_state, build_model
+from jaxlesion.steps import make_predict_step
+
+Which = Literal["last", "best"]
+
+
+def lesions_of(run: Run, dataset: Dataset) -> pd.DataFrame:
+    """The lesions of a run with their folds, in the order they were trained in.
+
+    Raises:
+        InputError: the dataset lacks one of them.
+    """
+    folds = run.folds_table()
+    table = dataset.lesions.set_index("isic_id", drop=False)
+    if (missing := ~folds["isic_id"].isin(table.index)).any():
+        first = folds["isic_id"][missing].iloc[0]
+        raise InputError(f"{dataset.metadata}: lacks {first}, which {run.folder} was trained with")
+    return table.loc[folds["isic_id"]].reset_index(drop=True).assign(fold=folds["fold"].to_numpy())
+
+
+def restore_variables(run: Run, fold: int, which: Which = "last", mesh: Mesh | None = None) -> tuple[Variables, int]:
+    """The variables that predict, from a fold's last or best checkpoint, and its step.
+
+    Raises:
+        InputError: there is no such checkpoint, or it does not fit the run's configuration.
+    """
+    folder = run.fold(fold).checkpoints
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist: fold {fold} has not been trained")
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        if (step := checkpoints.step(which)) is None:
+            raise InputError(f"{folder} holds no checkpoint")
+        where = replicated(mesh or data_mesh(1, jax.devices()[:1]))
+        return checkpoints.restore(step, abstract_state(run.config, where)).variables, step
+
+
+def decode_ahead(batches: Batches, rows: np.ndarray, *, again: bool) -> None:
+    """Fill the cache, where there is one and it pays, with a progress bar; `again` as in `Batches.to_cache`."""
+    if ids := batches.to_cache(rows, again=again):
+        with Meter("decoding", len(ids)) as meter:
+            batches.cache.fill(ids, batches.decoded, batches.config.workers, lambda n: meter.tick(steps=n))
+
+
+def predict_rows(
+    step: Callable[[Variables, Batch], jax.Array],
+    variables: Variables | list[Variables],
+    batches: Batches,
+    rows: np.ndarray,
+    mesh: Mesh,
+    title: str,
+) -> np.ndarray:
+    """What `step` gives for every row, such as its probability [n], with a progress bar."""
+    decode_ahead(batches, rows, again=False)
+    with Meter(title, len(rows)) as meter:
+        return predict_batches(step, variables, batches.plain(rows), put_on(mesh), lambda n: meter.tick(steps=n))
+
+
+def finished_folds(run: Run) -> list[int]:
+    """The folds that can predict.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not (folds := run.finished_folds()):
+        raise InputError(f"{run.folder} has no finished fold yet: train one first")
+    return folds
+
+
+def data_config(run: Run, batch_size: int | None) -> DataConfig:
+    """How a run reads images, with another batch size if one is given."""
+    return dataclasses.replace(run.config.data, batch_size=batch_size or run.config.data.batch_size)
+
+
+def predict_out_of_fold(run: Run, lesions: pd.DataFrame, batches: Batches, which: Which) -> pd.DataFrame:
+    """Each finished fold's held-out rows, predicted by that fold: a Predictions table."""
+    step, mesh = _ready(run, batches)
+    tables = []
+    for fold in finished_folds(run):
+        variables, at = restore_variables(run, fold, which, mesh)
+        rows = np.flatnonzero(lesions["fold"].to_numpy() == fold)
+        prediction = predict_rows(step, variables, batches, rows, mesh, f"fold {fold}: predicting")
+        tables.append(predictions_table(lesions.iloc[rows], prediction, f"fold_{fold}/{at}", fold))
+    return concatenate(tables)
+
+
+def predict_ensemble(run: Run, lesions: pd.DataFrame, batches: Batches, which: Which) -> pd.DataFrame:
+    """The mean of the finished folds' probabilities, for lesions that none of them has seen: a Predictions table."""
+    one, mesh = _ready(run, batches)
+    folds = finished_folds(run)
+    restored = [restore_variables(run, fold, which, mesh) for fold in folds]
+
+    def step(members: list[Variables], batch: Batch) -> jax.Array:
+        return jnp.mean(jnp.stack([one(variables, batch) for variables in members]), 0)
+
+    rows = np.arange(len(lesions))
+    prediction = predict_rows(step, [v for v, _ in restored], batches, rows, mesh, f"predicting by {len(folds)} folds")
+    name = "mean of " + " ".join(f"fold_{fold}/{at}" for fold, (_, at) in zip(folds, restored, strict=True))
+    return predictions_table(lesions, prediction, name)
+
+
+def _ready(run: Run, batches: Batches) -> tuple[Callable[[Variables, Batch], jax.Array], Mesh]:
+    keep_compiled()
+    return make_predict_step(build_model(run.config.model)), data_mesh(batches.config.batch_size)

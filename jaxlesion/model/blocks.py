@@ -1,0 +1,270 @@
+"""Convolutions, BatchNorm and the three blocks of EfficientNetV2, as Flax modules.
+
+Submodules carry timm's names, so that `port` needs rules and no table. Images and maps are [b,h,w,c]; a convolution
+kernel is [k,k,in/groups,out]; padding is TensorFlow's "SAME", which is asymmetric for a stride of 2.
+
+XLA's own convolutions are slow on the CPU where they are grouped or 1x1, so there those have a second form: the
+same sums written as shifted products and as matrix products. `IMPL` chooses; nothing else does.
+"""
+
+from functools import partial
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+IMPL: Literal["auto", "native", "fast"] = "auto"  # "auto": the fast forms on the CPU, XLA's own elsewhere
+BN_EPS = 1e-3
+BN_MOMENTUM = 0.9  # of the running value; torch calls it 0.1
+
+
+def use_fast() -> bool:
+    """Whether the forms made for the CPU are used; read when a function is traced."""
+    return IMPL == "fast" or (IMPL == "auto" and jax.default_backend() == "cpu")
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolve [b,h,w,c] with [k,k,c,o], or depthwise with [k,k,1,c], to [b,ceil(h/stride),ceil(w/stride),o]."""
+    if not use_fast():
+        return _native(x, kernel, stride)
+    if kernel.shape[:2] == (1, 1) and stride == 1 and not _depthwise(x, kernel):
+        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+    return _fast(x, kernel, stride)
+
+
+def _depthwise(x: jax.Array, kernel: jax.Array) -> bool:
+    return kernel.shape[2] == 1 < x.shape[-1]
+
+
+def _native(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    groups = x.shape[-1] if _depthwise(x, kernel) else 1
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=layout, feature_group_count=groups
+    )
+
+
+def _pad_same(x: jax.Array, size: int, stride: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), *lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME"), (0, 0)))
+
+
+def _shifts(x: jax.Array, size: int, stride: int, rows: int, cols: int) -> list[jax.Array]:
+    """The `size * size` strided views of a padded map, each [b,rows,cols,c], that a convolution weighs and sums."""
+    high, wide = (rows - 1) * stride + 1, (cols - 1) * stride + 1
+    return [x[:, i : i + high : stride, j : j + wide : stride] for i in range(size) for j in range(size)]
+
+
+def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    if not _depthwise(x, kernel):
+        return _native(x, kernel, stride)
+    size = kernel.shape[0]
+    rows, cols = (-(-side // stride) for side in x.shape[1:3])
+    views = _shifts(_pad_same(x, size, stride), size, stride, rows, cols)
+    return sum(view * weight for view, weight in zip(views, kernel.reshape(size * size, 1, 1, 1, -1), strict=True))
+
+
+_fast = jax.custom_vjp(_forward, nondiff_argnums=(2,))
+
+
+def _save(x, kernel, stride):
+    return _forward(x, kernel, stride), (x, kernel)
+
+
+def _gradients(stride, saved, dy):
+    """The kernel's gradient is summed row by row of the output: all rows at once would leave the cache."""
+    x, kernel = saved
+    size = kernel.shape[0]
+    padded = _pad_same(x, size, stride)
+
+    def add_row(total, row):
+        views = _shifts(lax.dynamic_slice_in_dim(padded, row * stride, size, 1), size, stride, 1, dy.shape[2])
+        dy_row = lax.dynamic_slice_in_dim(dy, row, 1, 1)
+        if _depthwise(x, kernel):
+            return total + jnp.stack([_channel_sum(view * dy_row) for view in views])[:, None], None
+        columns, over = jnp.concatenate(views, -1), ((0, 1, 2), (0, 1, 2))
+        product = lax.dot_general(columns, dy_row, (over, ((), ())), preferred_element_type=jnp.float32)
+        return total + product.reshape(total.shape), None
+
+    total, _ = lax.scan(add_row, jnp.zeros((size * size, *kernel.shape[2:])), jnp.arange(dy.shape[1]))
+    (dx,) = jax.vjp(lambda x: _forward(x, kernel, stride), x)[1](dy)
+    return dx, total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+_fast.defvjp(_save, _gradients)
+
+
+def _as_map(vector: jax.Array) -> jax.Array:
+    """[c] -> [1,1,1,c]."""
+    return vector.reshape(1, 1, 1, -1)
+
+
+def _channel_sum(x: jax.Array) -> jax.Array:
+    """[b,h,w,c] -> [c], float32."""
+    return x.sum((0, 1, 2), dtype=jnp.float32)
+
+
+class Conv(nn.Module):
+    """Convolution without bias unless asked: [b,h,w,c] -> [b,ceil(h/stride),ceil(w/stride),features]."""
+
+    features: int
+    size: int = 1
+    stride: int = 1
+    depthwise: bool = False
+    bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inputs = 1 if self.depthwise else x.shape[-1]
+        # He's normal over the fan out, as the TensorFlow original: 2 / (k * k * features / groups)
+        scale = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        if self.depthwise:
+            scale = nn.initializers.normal((2.0 / self.size**2) ** 0.5)
+        kernel = self.param("kernel", scale, (self.size, self.size, inputs, self.features))
+        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        if self.bias:
+            x += _as_map(self.param("bias", nn.initializers.zeros, (self.features,))).astype(self.dtype)
+        return x
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm over all but the last axis, as torch trains it.
+
+    The batch is normalised by its biased variance; the running variance is updated with the unbiased one, n / (n - 1).
+    Statistics are float32, and of the global batch where the batch is sharded under jit.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
+        var = self.variable("batch_stats", "var", jnp.ones, (width,))
+        if not train:
+            factor = scale * lax.rsqrt(var.value + BN_EPS)
+            return (x * _as_map(factor) + _as_map(bias - mean.value * factor)).astype(self.dtype)
+        y, batch_mean, batch_var = normalise(x, scale, bias)
+        if not self.is_initializing():
+            count = x.size // width
+            batch_var = batch_var * (count / max(count - 1, 1))
+            mean.value = BN_MOMENTUM * mean.value + (1 - BN_MOMENTUM) * batch_mean
+            var.value = BN_MOMENTUM * var.value + (1 - BN_MOMENTUM) * batch_var
+        return y.astype(self.dtype)
+
+
+@jax.custom_vjp
+def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalise [b,h,w,c] by its own statistics: (y, mean [c], biased variance [c]).
+
+    No gradient flows into the two statistics returned: they only feed the running averages.
+    """
+    return _normalise(x, scale, bias)[0]
+
+
+def _normalise(x, scale, bias):
+    count = x.size // x.shape[-1]
+    wide = x.astype(jnp.float32)
+    mean = _channel_sum(wide) / count
+    centred = wide - _as_map(mean)
+    var = _channel_sum(jnp.square(centred)) / count  # two passes: E[x^2] - E[x]^2 cancels
+    y = centred * _as_map(scale * lax.rsqrt(var + BN_EPS)) + _as_map(bias)
+    return (y.astype(x.dtype), mean, var), (x, scale, mean, var)
+
+
+def _normalise_back(saved, cotangents):
+    x, scale, mean, var = saved
+    dy = cotangents[0].astype(jnp.float32)
+    count = x.size // x.shape[-1]
+    inverse = lax.rsqrt(var + BN_EPS)
+    normal = (x.astype(jnp.float32) - _as_map(mean)) * _as_map(inverse)
+    dbias, dscale = _channel_sum(dy), _channel_sum(dy * normal)
+    dx = _as_map(scale * inverse) * (dy - _as_map(dbias / count) - normal * _as_map(dscale / count))
+    return dx.astype(x.dtype), dscale, dbias
+
+
+normalise.defvjp(_normalise, _normalise_back)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv:1603.09382): drops the whole branch of an image with probability `rate`."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if not train or self.rate == 0:
+            return x
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, (len(x), 1, 1, 1))
+        return jnp.where(keep, x / (1 - self.rate), 0)
+
+
+class SqueezeExcite(nn.Module):
+    """Weigh the channels of [b,h,w,c] by a bottleneck of `squeezed` channels over their means."""
+
+    squeezed: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = partial(Conv, bias=True, dtype=self.dtype)
+        gate = x.mean((1, 2), keepdims=True)
+        gate = nn.silu(conv(self.squeezed, name="conv_reduce")(gate))
+        return x * nn.sigmoid(conv(x.shape[-1], name="conv_expand")(gate))
+
+
+class Block(nn.Module):
+    """What the three kinds share; a skip joins where the shape allows it."""
+
+    width: int
+    stride: int = 1
+    expansion: int = 1
+    drop_path: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        y = self.branch(x, partial(Conv, dtype=self.dtype), partial(self._norm, train=train))
+        if y.shape != x.shape or self.stride != 1:
+            return y
+        return DropPath(self.drop_path)(y, train=train) + x
+
+    def _norm(self, x: jax.Array, name: str, *, train: bool) -> jax.Array:
+        return BatchNorm(self.dtype, name=name)(x, train=train)
+
+    def branch(self, x: jax.Array, conv, norm) -> jax.Array:
+        raise NotImplementedError
+
+
+class ConvBlock(Block):
+    """3x3 convolution, BatchNorm, SiLU."""
+
+    def branch(self, x, conv, norm):
+        return nn.silu(norm(conv(self.width, 3, self.stride, name="conv")(x), "bn1"))
+
+
+class FusedBlock(Block):
+    """Fused inverted residual: the 3x3 expansion carries the stride; then a linear 1x1 projection."""
+
+    def branch(self, x, conv, norm):
+        y = conv(x.shape[-1] * self.expansion, 3, self.stride, name="conv_exp")(x)
+        y = nn.silu(norm(y, "bn1"))
+        return norm(conv(self.width, name="conv_pwl")(y), "bn2")
+
+
+class InvertedBlock(Block):
+    """Inverted residual: 1x1 expansion, depthwise 3x3, squeeze-excite (a quarter of the input), 1x1 projection."""
+
+    def branch(self, x, conv, norm):
+        wide = x.shape[-1] * self.expansion
+        y = nn.silu(norm(conv(wide, name="conv_pw")(x), "bn1"))
+        y = nn.silu(norm(conv(wide, 3, self.stride, depthwise=True, name="conv_dw")(y), "bn2"))
+        y = SqueezeExcite(x.shape[-1] // 4, self.dtype, name="se")(y)
+        return norm(conv(self.width, name="conv_pwl")(y), "bn3")
+
+
+BLOCKS = {"conv": ConvBlock, "fused": FusedBlock, "inverted": InvertedBlock}

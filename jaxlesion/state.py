@@ -1,0 +1,89 @@
+"""What training changes, as one pytree."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlesion.config import ModelConfig, TrainConfig
+from jaxlesion.errors import InputError
+from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2, Variant
+from jaxlesion.optim import make_optimiser
+
+Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Counter, weights, BatchNorm statistics, optimiser state and, if wanted, the moving average that predicts."""
+
+    step: jax.Array  # int32 [], steps done
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    loss_sum: jax.Array  # float32 [], sum of the batch losses since the epoch began
+    ema: Variables | None = None
+
+    @property
+    def variables(self) -> Variables:
+        """What predictions are made with: the moving average where there is one."""
+        return {"params": self.params, "batch_stats": self.batch_stats} if self.ema is None else self.ema
+
+
+def init_variables(model: EfficientNetV2, seed: int) -> Variables:
+    """Random variables, a function of the seed. Their shapes do not depend on the image size."""
+    return jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
+
+
+def abstract_variables(model: EfficientNetV2) -> Variables:
+    """Shapes and types of the variables, computing nothing."""
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def create_state(variables: Variables, optimiser: optax.GradientTransformation, *, ema: bool = False) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimiser.init(variables["params"]),
+        loss_sum=jnp.zeros((), jnp.float32),
+        ema=jax.tree.map(jnp.copy, dict(variables)) if ema else None,
+    )
+
+
+def normalise(images: jax.Array, variant: Variant) -> jax.Array:
+    """uint8 [b, h, w, 3] to the float32 that the variant's weights were trained on: (x / 255 - mean) / std."""
+    mean, std = jnp.asarray(variant.mean, jnp.float32), jnp.asarray(variant.std, jnp.float32)
+    return (images.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
+
+
+def build_model(config: ModelConfig) -> EfficientNetV2:
+    """The network of a configuration, with one logit.
+
+    Raises:
+        InputError: no such variant.
+    """
+    if config.variant not in VARIANTS:
+        raise InputError(f"--model.variant {config.variant}: choose from {', '.join(VARIANTS)}")
+    on_gpu = jax.default_backend() == "gpu"
+    return EfficientNetV2(
+        VARIANTS[config.variant],
+        dropout=config.dropout,
+        drop_path=config.drop_path,
+        frozen=config.freeze,
+        dtype=jnp.dtype(config.dtype if config.dtype != "auto" else "bfloat16" if on_gpu else "float32"),
+    )
+
+
+def abstract_state(config: TrainConfig, sharding: jax.sharding.Sharding) -> TrainState:
+    """Shapes, types and sharding of a run's state, for restoring a checkpoint into."""
+    model = build_model(config.model)
+    optimiser = make_optimiser(config.optim, 1, freeze=config.model.freeze)
+
+    def make() -> TrainState:
+        return create_state(init_variables(model, 0), optimiser, ema=config.optim.ema is not None)
+
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(make))

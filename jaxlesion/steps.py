@@ -1,0 +1,72 @@
+"""The two jitted steps: `(state, batch) -> (state, metrics)` and `(variables, batch) -> probability`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlesion.augment import augment
+from jaxlesion.config import RecipeSpec
+from jaxlesion.data.batch import Batch
+from jaxlesion.model.efficientnet import EfficientNetV2
+from jaxlesion.optim import binary_cross_entropy
+from jaxlesion.state import TrainState, Variables, normalise
+
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    model: EfficientNetV2,
+    optimiser: optax.GradientTransformation,
+    *,
+    seed: int,
+    pos_weight: float = 1.0,
+    ema: float | None = None,
+    recipe: RecipeSpec = RecipeSpec(),  # noqa: B008 - frozen
+    steps_per_epoch: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """One optimiser step on one batch; the state that goes in is donated and gone.
+
+    Dropout and stochastic depth draw from (seed, step), augmentation by `recipe` from (seed, epoch, row), so
+    that a resumed run repeats them. Metrics are `loss` and `grad_norm`, both []: where either is not finite,
+    the new state is worthless.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
+        images = augment(batch["image"], recipe, seed, state.step // steps_per_epoch, batch["row"])
+        images = normalise(images, model.variant)
+
+        def loss_of(params):
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                rngs=rngs,
+                mutable=["batch_stats"],
+            )
+            return binary_cross_entropy(logits[:, 0], batch["label"], batch["mask"], pos_weight), updated["batch_stats"]
+
+        (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        averaged = state.ema
+        if ema is not None:
+            fresh = {"params": params, "batch_stats": batch_stats}
+            # Early on a fixed decay would keep the initial weights: (1 + t) / (10 + t), as in TensorFlow's average.
+            decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+            averaged = optax.incremental_update(fresh, state.ema, 1 - decay)
+        state = TrainState(state.step + 1, params, batch_stats, opt_state, state.loss_sum + loss, averaged)
+        return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_predict_step(model: EfficientNetV2) -> Callable[[Variables, Batch], jax.Array]:
+    """Probability of malignancy [b], float32: the sigmoid of the logit, uncorrected."""
+
+    def step(variables: Variables, batch: Batch) -> jax.Array:
+        return jax.nn.sigmoid(model.apply(variables, normalise(batch["image"], model.variant))[:, 0])
+
+    return jax.jit(step)

@@ -1,0 +1,128 @@
+"""python -m jaxlesion.train: train the folds of a run and predict what each one held out."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from jaxlesion import config as configuration
+from jaxlesion.cli import arguments, parse_train
+from jaxlesion.compilation import keep_compiled
+from jaxlesion.config import TrainConfig
+from jaxlesion.console import print_figures, run_program, say
+from jaxlesion.data.folds import assign, subset, validation_rows
+from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
+from jaxlesion.data.loader import open_batches
+from jaxlesion.data.predictions import write_predictions
+from jaxlesion.errors import InputError
+from jaxlesion.files import sha256
+from jaxlesion.inference import lesions_of
+from jaxlesion.metrics import summary
+from jaxlesion.runs import Run, make_manifest
+from jaxlesion.training import FoldTraining
+from jaxlesion.weights import find_weights
+
+
+def train(config: TrainConfig) -> Run:
+    """Train the wanted folds of a run, new or existing.
+
+    Raises:
+        InputError: whatever about the data, the weights or the run the caller must put right.
+    """
+    keep_compiled()
+    config = locate(config)
+    say(json.dumps(configuration.to_dict(config), indent=2))
+    weights = find_weights(config.weights, config.model.variant)
+    dataset = open_dataset(config.data_dir)
+    if dataset.unused_images:
+        say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
+    run, lesions = open_run(config, dataset, weights)
+    batches = open_batches(config.data, lesions, dataset, run.manifest["data"]["images"])
+    for fold in wanted_folds(run, config):
+        fold_dir = run.fold(fold)
+        with fold_dir.lock():
+            table = FoldTraining(config, fold, fold_dir, lesions, batches, weights).run()
+            write_predictions(fold_dir.oof, table)
+            run.collect_oof()
+        report(table, lesions, config)
+    say(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")
+    return run
+
+
+def locate(config: TrainConfig) -> TrainConfig:
+    """The configuration with its folders filled in; draws the demo lesions if those are wanted."""
+    changes: dict[str, Any] = {}
+    if config.run_dir is None:
+        changes["run_dir"] = Path("ckpt") / f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if config.data_dir is None:
+        from jaxlesion.data.demo import write_demo
+
+        say("No --data-dir: training on drawn demo lesions. Their figures mean nothing clinically.")
+        changes["data_dir"] = write_demo(Path("ckpt") / "demo-data")
+    config = configuration.replace(config, changes)
+    return configuration.replace(config, {"data_dir": config.data_dir.resolve()})
+
+
+def open_run(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Run, pd.DataFrame]:
+    """The run in `config.run_dir`, made if need be, and its lesions with their folds, in the run's order."""
+    data = fingerprint(dataset)
+    weights_sha = sha256(weights) if weights else None
+    if (config.run_dir / "config.json").is_file():
+        run = Run.open(config.run_dir)
+        run.check_same(config, data)
+        if run.manifest["weights"]["sha256"] != weights_sha:
+            raise InputError(
+                f"{run.folder} was started from other weights than {weights}: give those, or another --run-dir"
+            )
+        return run, lesions_of(run, dataset)
+    lesions = assign(subset(dataset.lesions, config.data.max_records, config.data.seed), config.folds)
+    source = {"name": config.weights, "sha256": weights_sha}
+    manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
+    return Run.create(config.run_dir, config, lesions, manifest), lesions
+
+
+def wanted_folds(run: Run, config: TrainConfig) -> list[int]:
+    """The folds to train now, ascending.
+
+    Raises:
+        InputError: a fold that does not exist, or is already there and not to be resumed.
+    """
+    existing = sorted(run.folds_table()["fold"].unique().tolist())
+    wanted = existing if config.fold == "all" else sorted(set(config.fold))
+    if absent := [k for k in wanted if k not in existing]:
+        raise InputError(f"--fold {absent[0]}: the folds of {run.folder} are {', '.join(map(str, existing))}")
+    if config.resume:
+        return [k for k in wanted if not run.fold(k).finished]
+    for k in wanted:
+        if run.fold(k).started:
+            state = "finished" if run.fold(k).finished else "started: go on with it by --resume"
+            raise InputError(f"{run.folder}: fold {k} is {state}; or give another --run-dir")
+    return wanted
+
+
+def report(table: pd.DataFrame, lesions: pd.DataFrame, config: TrainConfig) -> None:
+    """Print one fold's figures, on the normalised validation rows and on the whole fold."""
+    fold = int(table["fold"].iloc[0])
+    rows = lesions["isic_id"].iloc[validation_rows(lesions, fold, config.sampling, config.data.seed)]
+    print_figures(
+        f"fold {fold}",
+        {
+            name: summary(part["target"].to_numpy(np.int8), part["prediction"].to_numpy())
+            for name, part in (("normalised", table[table["isic_id"].isin(rows)]), ("whole fold", table))
+        },
+        ["thresholded at 0.5; probabilities carry the prior of the sampled training rows, uncorrected"],
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `python -m jaxlesion.train`."""
+    run_program(lambda: train(parse_train(arguments(argv))))
+
+
+if __name__ == "__main__":
+    main()

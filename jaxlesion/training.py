@@ -1,0 +1,179 @@
+"""One fold: from its first or last saved step to the predictions of what it held out."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from jaxlesion.checkpoint import Checkpoints
+from jaxlesion.config import RECIPES, RecipeSpec, TrainConfig
+from jaxlesion.console import Meter, say
+from jaxlesion.data.batch import Batch
+from jaxlesion.data.folds import training_rows, validation_rows
+from jaxlesion.data.loader import Batches
+from jaxlesion.data.predictions import predictions_table
+from jaxlesion.errors import InputError
+from jaxlesion.inference import decode_ahead, predict_rows
+from jaxlesion.loop import NotFinite, train_batches
+from jaxlesion.metrics import summary
+from jaxlesion.optim import make_optimiser
+from jaxlesion.resident import resident, wanted
+from jaxlesion.runs import FoldDir
+from jaxlesion.sharding import data_mesh, put_on, replicated
+from jaxlesion.state import TrainState, abstract_state, build_model, create_state
+from jaxlesion.steps import make_predict_step, make_train_step
+from jaxlesion.weights import initial_variables
+
+
+class FoldTraining:
+    """The training of one fold, from the first or the last saved step to the predictions of what it held out."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        fold: int,
+        fold_dir: FoldDir,
+        lesions: pd.DataFrame,
+        batches: Batches,
+        weights: Path | None,
+    ):
+        self.config, self.fold, self.dir, self.lesions, self.weights = config, fold, fold_dir, lesions, weights
+        self.batches = batches
+        self.training = training_rows(lesions, fold, config.sampling, config.data.seed)
+        self.validation = validation_rows(lesions, fold, config.sampling, config.data.seed)
+        self.steps = self.batches.steps_per_epoch(self.training)
+        self.mesh = data_mesh(config.data.batch_size)
+        self.model = build_model(config.model)
+        self.optimiser = make_optimiser(config.optim, self.steps * config.epochs, freeze=config.model.freeze)
+        recipe, on_host = RECIPES[config.augment.recipe], config.augment.backend == "albumentations"
+        self.host_recipe = recipe if on_host else None
+        self.train_step = make_train_step(
+            self.model,
+            self.optimiser,
+            seed=config.data.seed,
+            pos_weight=config.optim.pos_weight,
+            ema=config.optim.ema,
+            recipe=RecipeSpec() if on_host else recipe,
+            steps_per_epoch=self.steps,
+        )
+        self.predict_step = make_predict_step(self.model)
+
+    def run(self) -> pd.DataFrame:
+        """Train to the end and return the Predictions table of the whole held-out fold, from the last checkpoint."""
+        self._announce()
+        decode_ahead(self.batches, np.union1d(self.training, self.validation), again=True)
+        held = self._resident()
+        self.on_device = held is not None
+        self.put = held or put_on(self.mesh)
+        with Checkpoints(self.dir.checkpoints) as checkpoints:
+            state = self._start(checkpoints)
+            records = [r for r in self.dir.metrics() if r["step"] <= int(state.step)]
+            while len(records) < self.config.epochs:
+                state, record = self._epoch(state, len(records), checkpoints)
+                records.append(record)
+                # Before the checkpoint, so that a saved epoch is never without its record.
+                self.dir.write_metrics(records)
+                auc = record["validation"]["roc_auc"]
+                checkpoints.save(state, metric=auc if np.isfinite(auc) else -1.0)
+        rows = np.flatnonzero(self.lesions["fold"].to_numpy() == self.fold)
+        prediction = self._predict(state, rows, f"fold {self.fold}: predicting the whole fold")
+        name = f"fold_{self.fold}/{int(state.step)}"
+        return predictions_table(self.lesions.iloc[rows], prediction, name, self.fold)
+
+    def _announce(self) -> None:
+        target = self.lesions["target"].to_numpy()
+        for name, rows in (("training on", self.training), ("validating on", self.validation)):
+            say(f"fold {self.fold}: {name} {len(rows):,} rows, {target[rows].sum():,} malignant")
+        say(f"fold {self.fold}: {self.steps} steps of {self.config.data.batch_size} an epoch; the first one compiles")
+
+    def _resident(self) -> Callable[[Batch], Batch] | None:
+        """What brings a batch to devices that hold the training images; None where they do not."""
+        size = len(self.training) * 3 * self.config.data.image_size**2
+        if self.host_recipe is not None or not wanted(self.config.data.on_device, size, self.mesh):
+            return None
+        images = np.concatenate([batch["image"][batch["mask"] > 0] for batch in self.batches.plain(self.training)])
+        return resident(images, self.training, self.mesh)
+
+    def _training_batches(self, epoch: int, start: int) -> Iterable[Batch]:
+        if self.on_device:
+            return self.batches.rows_only(self.training, epoch, start)
+        return self.batches.training(self.training, self.host_recipe, epoch, start)
+
+    def _start(self, checkpoints: Checkpoints) -> TrainState:
+        if (last := checkpoints.step()) is not None:
+            say(f"fold {self.fold}: going on from step {last}")
+            return checkpoints.restore(last, abstract_state(self.config, replicated(self.mesh)))
+        variables, notes = initial_variables(self.model, self.weights, self.config.data.seed)
+        for note in notes:
+            say(f"fold {self.fold}: {note}")
+        state = create_state(variables, self.optimiser, ema=self.config.optim.ema is not None)
+        return jax.device_put(state, replicated(self.mesh))
+
+    def _epoch(self, state: TrainState, epoch: int, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+        """Finish epoch `epoch` (from 0), wherever the state stands in it, and validate."""
+        start = int(state.step) - epoch * self.steps
+        if start == 0:
+            state = state.replace(loss_sum=jax.device_put(jnp.zeros((), jnp.float32), replicated(self.mesh)))
+        batches = self._training_batches(epoch, start)
+        began = time.perf_counter()
+        with Meter(f"fold {self.fold} epoch {epoch + 1}/{self.config.epochs}", self.steps, start, self._size) as meter:
+            due = SaveClock(self.config.checkpoint.every_minutes, self.steps - start)
+            state = self._finite(
+                checkpoints,
+                lambda: train_batches(self.train_step, state, batches, self.put, meter.tick, due, checkpoints.save),
+            )
+        seconds = time.perf_counter() - began
+        prediction = self._predict(state, self.validation, f"fold {self.fold}: validating")
+        figures = summary(self.lesions["target"].to_numpy()[self.validation], prediction)
+        loss = float(state.loss_sum) / self.steps
+        self.dir.add_timing(
+            {
+                "epoch": epoch + 1,
+                "steps": self.steps - start,
+                "train_seconds": seconds,
+                "validation_seconds": time.perf_counter() - began - seconds,
+                "images_per_second": meter.rate,
+            }
+        )
+        say(
+            f"fold {self.fold} epoch {epoch + 1}/{self.config.epochs}: loss {loss:.4f}  normalised validation: "
+            f"AUC {figures['roc_auc']:.4f} pAUC {figures['pauc']:.4f} F1 {figures['malignant_f1']:.4f}  "
+            f"({seconds:.0f} s, {meter.rate:.1f} img/s)"
+        )
+        return state, {"epoch": epoch + 1, "step": int(state.step), "loss": loss, "validation": figures}
+
+    @property
+    def _size(self) -> int:
+        return self.config.data.batch_size
+
+    def _finite(self, checkpoints: Checkpoints, train: Callable[[], TrainState]) -> TrainState:
+        try:
+            return train()
+        except NotFinite as e:
+            ids, last = ", ".join(self.lesions["isic_id"].iloc[e.rows]), checkpoints.step()
+            good = "no checkpoint had been saved" if last is None else f"the last good checkpoint is that of step {last}"
+            raise InputError(
+                f"{e}; {good}; look at the images, or lower --optim.learning-rate. The batch was {ids}"
+            ) from None
+
+    def _predict(self, state: TrainState, rows: np.ndarray, title: str) -> np.ndarray:
+        return predict_rows(self.predict_step, state.variables, self.batches, rows, self.mesh, title)
+
+
+class SaveClock:
+    """Whether a save is due after this step: `minutes` since the last one, but not at the epoch's end, saved anyway."""
+
+    def __init__(self, minutes: float, steps: int):
+        self.seconds, self.left, self.last = 60 * minutes, steps, time.monotonic()
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        if self.left == 0 or time.monotonic() - self.last < self.seconds:
+            return False
+        self.last = time.monotonic()
+        return True

@@ -1,0 +1,64 @@
+"""Two fake devices, no silent rank promotion, and lesions small enough for every test."""
+
+import os
+
+os.environ["JAX_NUM_CPU_DEVICES"] = "2"  # before JAX is imported
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory) -> None:
+    """Compile each step once a session, not once a test."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory) -> None:
+    """Nothing that a command leaves in the folder it is run in lands in the checkout."""
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> Path:
+    """A folder of drawn lesions in the competition's layout: 120 for training, 27 malignant, and 5 for testing."""
+    from jaxlesion.data.demo import write_demo
+
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", patients=20, lesions=120, malignant=27, test_lesions=5)
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real crops, where it lies beside the repository."""
+    folder = SHARED / "data" / "slice3d"
+    if not folder.is_dir():
+        pytest.skip("the real crops (shared/data/slice3d) are not beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_command(demo):
+    """Options that train the tiny network on the drawn lesions in seconds."""
+    return [
+        *("--data-dir", str(demo), "--weights", "none", "--model.variant", "tiny", "--data.image-size", "32"),
+        *("--data.batch-size", "8", "--sampling.negatives-per-positive", "1", "--epochs", "2"),
+        *("--optim.learning-rate", "1e-3", "--optim.warmup-steps", "2"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, tiny_command) -> Path:
+    """A run of the tiny network with folds 0 and 1 finished. Not to be written to."""
+    from jaxlesion.train import main
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    main([*tiny_command, "--run-dir", str(folder), "--fold", "0", "1"])
+    return folder

@@ -1,0 +1,251 @@
+"""Every way to lay bytes in an HDF5 file reads the same; whatever leads out of the file is refused by name."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import h5py
+import numpy as np
+import pytest
+
+from jaxlesion.data.hdf5 import index_hdf5
+from jaxlesion.data.images import MAX_BYTES, open_images
+from jaxlesion.errors import InputError
+
+IMAGE = bytes(range(256)) * 6  # what they mean does not matter here
+SECRET = b"the contents of another file"
+
+
+def refused(action, *parts: str) -> None:
+    """`action` raises an InputError of one line that contains every part."""
+    with pytest.raises(InputError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def add_plain(file):
+    file["x"] = np.bytes_(IMAGE)
+
+
+def add_opaque(file):
+    file["x"] = np.void(IMAGE)
+
+
+def add_uint8(file):
+    file["x"] = np.frombuffer(IMAGE, np.uint8)
+
+
+def add_chunked(file):
+    file.create_dataset("x", data=np.frombuffer(IMAGE, np.uint8), chunks=(100,))
+
+
+def add_compressed(file):
+    file.create_dataset("x", data=np.frombuffer(IMAGE, np.uint8), compression="gzip", shuffle=True, fletcher32=True)
+
+
+def add_compact(file):
+    properties, value = h5py.h5p.create(h5py.h5p.DATASET_CREATE), np.frombuffer(IMAGE, np.uint8)
+    properties.set_layout(h5py.h5d.COMPACT)
+    dataset = h5py.h5d.create(file.id, b"x", h5py.h5t.STD_U8LE, h5py.h5s.create_simple(value.shape), properties)
+    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, value)
+
+
+def add_utf8(file):
+    file.create_dataset("x", data=np.array(IMAGE, h5py.string_dtype("utf-8", len(IMAGE))))
+
+
+def add_hard_link(file):
+    file["folder/original"] = np.bytes_(IMAGE)
+    file["x"] = file["folder/original"]
+
+
+READABLE = [add_plain, add_opaque, add_uint8, add_chunked, add_compressed, add_compact, add_utf8, add_hard_link]
+
+
+@pytest.mark.parametrize("userblock", [0, 512])
+@pytest.mark.parametrize("add", READABLE)
+def test_every_layout_of_bytes_reads_the_same(tmp_path, add, userblock):
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w", userblock_size=userblock) as file:
+        add(file)
+    with open_images(path) as source, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(source.read, ["x"] * 40)) == [IMAGE] * 40
+
+
+def test_the_competitions_layout_is_indexed_by_offset(tmp_path):
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        file["b"], file["a"] = np.bytes_(IMAGE), np.bytes_(IMAGE * 2)
+    index = index_hdf5(path)
+    assert index.ids.tolist() == ["a", "b"]
+    assert index.size.tolist() == [2 * len(IMAGE), len(IMAGE)]
+    assert (index.offset > 0).all()
+    assert index.reason.tolist() == ["", ""]
+
+
+def add_soft_link(file, secret):
+    file["folder/original"] = np.bytes_(SECRET)
+    file["x"] = h5py.SoftLink("/folder/original")
+
+
+def add_external_link(file, secret):
+    file["x"] = h5py.ExternalLink(str(secret.with_suffix(".hdf5")), "/secret")
+
+
+def add_external_storage(file, secret):
+    file.create_dataset("x", (len(SECRET),), np.uint8, external=[(str(secret), 0, len(SECRET))])
+
+
+def add_virtual(file, secret):
+    layout = h5py.VirtualLayout((len(SECRET),), np.uint8)
+    layout[:] = h5py.VirtualSource(str(secret.with_suffix(".hdf5")), "bytes", (len(SECRET),))
+    file.create_virtual_dataset("x", layout)
+
+
+def add_group(file, secret):
+    file.create_group("x")
+
+
+def add_named_type(file, secret):
+    file["x"] = np.dtype("S8")
+
+
+def add_reference(file, secret):
+    file["y"] = np.bytes_(SECRET)
+    file["x"] = file["y"].ref
+
+
+def add_text_of_any_length(file, secret):
+    file["x"] = "text"
+
+
+def add_wrong_type(file, secret):
+    file["x"] = np.float32(1)
+
+
+def add_signed(file, secret):
+    file["x"] = np.zeros(8, np.int8)
+
+
+def add_two_dimensional(file, secret):
+    file["x"] = np.zeros((4, 4), np.uint8)
+
+
+def add_no_value(file, secret):
+    file["x"] = h5py.Empty("S4")
+
+
+def add_zero_length(file, secret):
+    file["x"] = np.zeros(0, np.uint8)
+
+
+def add_never_written(file, secret):
+    file.create_dataset("x", (100,), np.uint8)
+
+
+def add_huge(file, secret):
+    file.create_dataset("x", (MAX_BYTES + 1,), np.uint8, chunks=(1000,), compression="gzip")
+
+
+def add_huge_claim(file, secret):
+    file.create_dataset("x", (2**50,), np.uint8)
+
+
+def add_huge_chunk(file, secret):
+    file.create_dataset("x", (100,), np.uint8, maxshape=(None,), chunks=(2**31,), compression="gzip")
+
+
+REFUSED = {
+    add_soft_link: "link",
+    add_external_link: "link",
+    add_external_storage: "another file",
+    add_virtual: "another file",
+    add_group: "not a dataset",
+    add_named_type: "not a dataset",
+    add_reference: "not bytes",
+    add_text_of_any_length: "not bytes",
+    add_wrong_type: "not bytes",
+    add_signed: "not bytes",
+    add_two_dimensional: "not bytes",
+    add_no_value: "0 bytes",
+    add_zero_length: "0 bytes",
+    add_never_written: "no data",
+    add_huge: "over 33554432 bytes",
+    add_huge_claim: "over 33554432 bytes",
+    add_huge_chunk: "too large a chunk",
+}
+
+
+@pytest.mark.parametrize("add", REFUSED)
+def test_what_leads_astray_is_refused_by_name_and_spares_the_rest(tmp_path, add):
+    secret, path = tmp_path / "secret", tmp_path / "images.hdf5"
+    secret.write_bytes(SECRET)
+    with h5py.File(secret.with_suffix(".hdf5"), "w") as file:
+        file["secret"], file["bytes"] = np.bytes_(SECRET), np.frombuffer(SECRET, np.uint8)
+    with h5py.File(path, "w") as file:
+        add(file, secret)
+        file["good"] = np.bytes_(IMAGE)
+    with open_images(path) as source:
+        assert "x" in source
+        assert source.read("good") == IMAGE
+        source.require(["good"])
+        refused(lambda: source.read("x"), str(path), "image x ", REFUSED[add])
+        refused(lambda: source.require(["good", "x"]), "image x ", REFUSED[add])
+
+
+def test_keys_that_are_no_ids_are_left_out(tmp_path):
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        for key in ["good", "=1+1", "é", "..x", "a b", "-x"]:
+            file[key] = np.bytes_(IMAGE)
+    with open_images(path) as source:
+        assert list(source.ids) == ["good"]
+        assert len(source) == 1
+        refused(lambda: source.read("=1+1"), "has no image '=1+1'")
+
+
+def test_a_link_put_in_after_opening_is_not_followed(tmp_path):
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        add_compressed(file)
+    with open_images(path) as source:
+        path.unlink()
+        with h5py.File(path, "w") as file:
+            file["x"] = h5py.ExternalLink("elsewhere.hdf5", "/secret")
+        refused(lambda: source.read("x"), "image x ", "link")
+
+
+def test_damage_within_compressed_data_is_named(tmp_path):
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        add_compressed(file)
+        chunk = file["x"].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset + 20 : chunk.byte_offset + 40] = bytes(20)
+    path.write_bytes(content)
+    with open_images(path) as source:
+        refused(lambda: source.read("x"), "image x ")
+
+
+@pytest.mark.parametrize("content", [b"", b"isic_id,target\n", b"\x89HDF\r\n\x1a\n" + bytes(600)])
+def test_a_file_that_is_no_hdf5_is_named(tmp_path, content):
+    path = tmp_path / "images.hdf5"
+    path.write_bytes(content)
+    refused(lambda: open_images(path), str(path), "HDF5")
+
+
+def test_a_cut_hdf5_is_named(tmp_path):
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        add_plain(file)
+    path.write_bytes(path.read_bytes()[:-200])
+    refused(lambda: open_images(path), str(path), "HDF5")
+
+
+def test_nothing_and_empty_places_are_named(tmp_path):
+    with h5py.File(tmp_path / "empty.hdf5", "w"):
+        pass
+    refused(lambda: open_images(tmp_path / "absent"), str(tmp_path / "absent"), "no such file or folder")
+    refused(lambda: open_images(tmp_path / "empty.hdf5"), "holds no image")
+    (tmp_path / "folder").mkdir()
+    refused(lambda: open_images(tmp_path / "folder"), "holds no image")

@@ -1,0 +1,131 @@
+"""Every float comes back as it was, empty means unknown, and a bad cell is named with its line and lesion."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxlesion.data.predictions import COLUMNS, concatenate, predictions_table, read_predictions, write_predictions
+from jaxlesion.errors import InputError
+
+LESIONS = pd.DataFrame(
+    {
+        "isic_id": ["ISIC_3", "ISIC_1", "ISIC_2"],
+        "patient_id": pd.array(["0012", "12", "p"], dtype="string"),
+        "target": np.array([0, 1, 0], np.int8),
+        "age": [30, 40, None],
+    }
+)
+THREE = np.array([0.25, 0.5, 1.0])
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A function that reads predictions from text."""
+
+    def read(text: str, metadata: pd.DataFrame | None = None) -> pd.DataFrame:
+        (tmp_path / "oof.csv").write_text(text)
+        return read_predictions(tmp_path / "oof.csv", metadata)
+
+    return read
+
+
+def refused(action, *parts: str) -> None:
+    with pytest.raises(InputError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_float_comes_back_bit_for_bit(tmp_path, dtype):
+    rng = np.random.default_rng(0)
+    smallest = np.finfo(dtype).smallest_subnormal
+    edges = np.array([0, 1, 0.1, 1 / 3, np.nextafter(dtype(1), dtype(0)), np.finfo(dtype).tiny, smallest], dtype)
+    values = np.concatenate([edges, rng.random(5000).astype(dtype), (10.0 ** rng.uniform(-37, 0, 5000)).astype(dtype)])
+    lesions = pd.DataFrame({"isic_id": [f"i{i}" for i in range(len(values))]})
+    write_predictions(tmp_path / "p.csv", predictions_table(lesions, values, "m"))
+    again = read_predictions(tmp_path / "p.csv")["prediction"].to_numpy().astype(dtype)
+    assert again.tobytes() == values.tobytes()
+
+
+def test_the_file_has_exactly_these_columns_and_no_others(tmp_path):
+    table = predictions_table(LESIONS, THREE, "fold_2/7", 2)
+    assert list(table) == list(COLUMNS)
+    write_predictions(tmp_path / "oof.csv", table.assign(extra=1)[["extra", *COLUMNS[::-1]]])
+    assert (tmp_path / "oof.csv").read_text() == (
+        "isic_id,patient_id,target,fold,prediction,model\n"
+        "ISIC_3,0012,0,2,0.25,fold_2/7\n"
+        "ISIC_1,12,1,2,0.5,fold_2/7\n"
+        "ISIC_2,p,0,2,1.0,fold_2/7\n"
+    )
+
+
+def test_unknown_is_empty(tmp_path):
+    write_predictions(tmp_path / "t.csv", predictions_table(LESIONS[["isic_id"]], THREE, "mean"))
+    assert (tmp_path / "t.csv").read_text().splitlines()[1] == "ISIC_3,,,,0.25,mean"
+    table = read_predictions(tmp_path / "t.csv")
+    assert table[["patient_id", "target", "fold"]].isna().all(axis=None)
+
+
+def test_written_again_a_file_is_the_same(tmp_path):
+    """Also where some rows have a fold and others none."""
+    tables = [predictions_table(LESIONS, THREE, "a", 1), predictions_table(LESIONS[["isic_id"]], THREE, "mean")]
+    for name in ("one", "two"):
+        write_predictions(tmp_path / name, concatenate(tables))
+        tables = [read_predictions(tmp_path / name)]
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert [str(tables[0][c].dtype) for c in ("target", "fold", "prediction")] == ["Int8", "Int8", "float64"]
+
+
+def test_two_columns_are_enough_and_the_rest_is_unknown(read):
+    table = read("prediction,isic_id,note\n0.5,a,x\n0,b,y\n")
+    assert list(table) == list(COLUMNS)
+    assert table["prediction"].tolist() == [0.5, 0.0]
+    assert table[["patient_id", "target", "fold", "model"]].isna().all(axis=None)
+
+
+def test_metadata_gives_targets_and_patients_by_id(read):
+    table = read("isic_id,prediction,target\nISIC_1,0.5,0\nISIC_3,0.25,\n", LESIONS)
+    assert table["target"].tolist() == [1, 0]
+    assert table["patient_id"].tolist() == ["12", "0012"]
+    refused(lambda: read("isic_id,prediction\nISIC_1,0.5\nISIC_9,0.5\n", LESIONS), "oof.csv", "ISIC_9")
+
+
+def test_a_lesion_may_stand_once_for_each_model(read):
+    assert len(read("isic_id,prediction,model\na,0.5,x\na,0.5,y\n")) == 2
+    refused(lambda: read("isic_id,prediction,model\na,0.5,x\na,0.4,x\n"), "line 3", "a is there twice")
+    refused(lambda: read("isic_id,prediction\na,0.5\nb,0.5\na,0.5\n"), "line 4", "a is there twice")
+
+
+@pytest.mark.parametrize("value", ["1.0000001", "-1e-9", "", "nan", "inf", "0,5", "malignant", "9" * 400])
+def test_a_prediction_outside_0_to_1(read, value):
+    refused(lambda: read(f'isic_id,prediction\na,0.5\nb,"{value}"\n'), "oof.csv", "line 3", "prediction of b", "[0, 1]")
+
+
+@pytest.mark.parametrize("value", ["2", "0.5", "yes", "-1"])
+def test_a_target_that_is_none(read, value):
+    refused(lambda: read(f"isic_id,prediction,target\na,0.5,0\nb,0.5,{value}\n"), "line 3", f"target of b is '{value}'")
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "first", "127"])
+def test_a_fold_that_is_none(read, value):
+    refused(lambda: read(f"isic_id,prediction,fold\na,0.5,0\nb,0.5,{value}\n"), "line 3", f"fold of b is '{value}'")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "empty"),
+        ("isic_id,score\na,0.5\n", "prediction is missing"),
+        ("id,prediction\na,0.5\n", "isic_id is missing"),
+        ("isic_id,prediction,prediction\na,0.5,0.6\n", "prediction is there 2 times"),
+        ("isic_id,prediction\n../a,0.5\n", "line 2"),
+    ],
+)
+def test_a_table_that_is_none(read, text, part):
+    refused(lambda: read(text), "oof.csv", part)
+
+
+def test_a_header_alone_is_no_row(read):
+    assert len(read("isic_id,prediction\n")) == 0

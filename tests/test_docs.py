@@ -1,0 +1,85 @@
+"""Every command and every piece of Python in README and docs runs, shrunk to the tiny network on drawn lesions."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from jaxlesion import evaluate, predict, train
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = {"train": train.main, "evaluate": evaluate.main, "predict": predict.main}
+# Commands that continuous integration itself consists of, or that only a person's machine has the data or packages for.
+ELSEWHERE = ("make ", "pip install", "python experiments/")
+
+
+def blocks(language: str) -> list:
+    """The fenced blocks of one language in all pages."""
+    return [
+        pytest.param(text, id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, text in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S))
+    ]
+
+
+@pytest.mark.parametrize("block", blocks("bash"))
+def test_commands_run(block, demo, tiny_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(demo, "isic-2024-challenge")
+    shrunk = tiny_command[2:]  # all but --data-dir
+    for line in block.splitlines():
+        words = shlex.split(line, comments=True)
+        if not words or line.startswith(ELSEWHERE):
+            continue
+        assert words[:2] == ["python", "-m"], f"how is this tested: {line}"
+        program, argv = words[2].removeprefix("jaxlesion."), words[3:]
+        if program == "train" and "--data-dir" in argv:
+            argv += [*shrunk, "--epochs", "1"]
+        PROGRAMS[program](argv)
+
+
+def test_the_three_commands_leave_folds_out_of_fold_table_and_submission(demo, tiny_command, tmp_path, monkeypatch):
+    block = next(b for p in blocks("bash") for b in p.values if "--submission" in b and "--fold all" in b)
+    test_commands_run(block, demo, tiny_command, tmp_path, monkeypatch)
+    oof = pd.read_csv(tmp_path / "ckpt" / "paper" / "oof.csv")
+    assert sorted(oof["fold"].unique()) == [0, 1, 2, 3, 4]
+    assert sorted(oof["isic_id"]) == sorted(pd.read_csv(demo / "train-metadata.csv")["isic_id"])
+    submission = pd.read_csv(tmp_path / "submission.csv")
+    assert list(submission.columns) == ["isic_id", "target"]
+    assert submission["isic_id"].tolist() == pd.read_csv(demo / "test-metadata.csv")["isic_id"].tolist()
+    assert submission["target"].between(0, 1).all()
+
+
+@pytest.mark.b1
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_runs(block):
+    exec(compile(block, "documentation", "exec"), {})
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_options_in_the_docs_exist():
+    from jaxlesion.cli import parse_train
+
+    known = _help(parse_train)
+    for page in PAGES:
+        for option in re.findall(r"`(--[a-z]+\.[a-z-]+)", page.read_text()):
+            assert option in known, f"{page.name}: {option}"
+
+
+def _help(parse) -> str:
+    import contextlib
+    import io
+
+    heard = io.StringIO()
+    with contextlib.redirect_stdout(heard), pytest.raises(SystemExit):
+        parse(["--help"])
+    return heard.getvalue()

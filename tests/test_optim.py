@@ -1,0 +1,87 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlesion.config import OptimConfig
+from jaxlesion.optim import binary_cross_entropy, learning_rate, make_optimiser
+
+PARAMS = {
+    "blocks_0_0": {"conv": {"kernel": jnp.ones((1, 1, 2, 2))}, "bn1": {"scale": jnp.ones(2)}},
+    "classifier": {"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1)},
+}
+
+
+def test_loss_is_the_mean_over_unmasked_rows():
+    logits, labels = jnp.array([0.3, -2.0, 5.0]), jnp.array([1.0, 0.0, 0.0])
+    p = 1 / (1 + np.exp(-np.array([0.3, -2.0])))
+    expected = -(np.log(p[0]) + np.log(1 - p[1])) / 2
+    assert np.isclose(binary_cross_entropy(logits, labels, jnp.array([1.0, 1.0, 0.0])), expected, rtol=1e-6)
+
+
+def test_loss_anchors():
+    mask = jnp.ones(2)
+    labels = jnp.array([1.0, 0.0])
+    assert binary_cross_entropy(jnp.array([50.0, -50.0]), labels, mask) < 1e-6
+    assert np.isclose(binary_cross_entropy(jnp.zeros(2), labels, mask), np.log(2), rtol=1e-6)
+    assert np.isclose(binary_cross_entropy(jnp.array([-50.0, 50.0]), labels, mask), 50, rtol=1e-6)
+    assert binary_cross_entropy(jnp.ones(2), labels, jnp.zeros(2)) == 0
+
+
+def test_positives_weigh_more_by_pos_weight():
+    one = [binary_cross_entropy(jnp.zeros(1), jnp.array([y]), jnp.ones(1), 3.0) for y in (0.0, 1.0)]
+    assert np.isclose(one[1], 3 * one[0])
+
+
+def test_loss_refuses_shapes_that_would_broadcast():
+    with pytest.raises(ValueError, match="rank"):
+        binary_cross_entropy(jnp.zeros((4, 1)), jnp.zeros(4), jnp.ones(4))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_schedule_warms_up_then_falls_or_stays(schedule):
+    rate = learning_rate(OptimConfig(learning_rate=0.5, schedule=schedule, warmup_steps=10), 110)
+    assert rate(0) == 0
+    assert np.isclose(rate(5), 0.25)
+    assert np.isclose(rate(10), 0.5)
+    assert np.isclose(rate(60), 0.25 if schedule == "cosine" else 0.5)
+    assert np.isclose(rate(110), 0.0 if schedule == "cosine" else 0.5, atol=1e-7)
+
+
+def test_short_training_still_reaches_the_peak():
+    rate = learning_rate(OptimConfig(learning_rate=0.5, warmup_steps=40), 8)
+    assert max(float(rate(k)) for k in range(8)) == 0.5
+    assert learning_rate(OptimConfig(learning_rate=0.5, warmup_steps=0), 8)(0) == 0.5
+
+
+def test_first_step_of_adam_moves_every_weight_by_the_learning_rate():
+    optimiser = make_optimiser(OptimConfig(learning_rate=0.1, schedule="constant", warmup_steps=0), 10)
+    updates, _ = optimiser.update(jax.tree.map(lambda x: 7 * x, PARAMS), optimiser.init(PARAMS), PARAMS)
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_allclose(leaf, -0.1, rtol=1e-5)
+
+
+def test_freezing_moves_the_classifier_only_and_keeps_no_moments_of_the_rest():
+    optimiser = make_optimiser(OptimConfig(warmup_steps=0), 10, freeze=True)
+    state = optimiser.init(PARAMS)
+    updates, _ = optimiser.update(PARAMS, state, PARAMS)
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(updates["blocks_0_0"]))
+    assert all(jnp.all(leaf != 0) for leaf in jax.tree.leaves(updates["classifier"]))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == 2 * 3  # two moments of 2 + 1 weights
+
+
+def test_weight_decay_reaches_kernels_alone():
+    optimiser = make_optimiser(OptimConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.5), 10)
+    updates, _ = optimiser.update(optax.tree.zeros_like(PARAMS), optimiser.init(PARAMS), PARAMS)
+    for path, leaf in jax.tree.leaves_with_path(updates):
+        np.testing.assert_allclose(leaf, -0.05 if "kernel" in jax.tree_util.keystr(path) else 0.0, rtol=1e-5)
+
+
+def test_clipping_bounds_what_adam_sees():
+    config = OptimConfig(warmup_steps=0, clip=1.0)
+    optimiser = make_optimiser(config, 10)
+    huge = jax.tree.map(lambda x: 1e6 * x, PARAMS)
+    _, state = optimiser.update(huge, optimiser.init(PARAMS), PARAMS)
+    norm = optax.tree.norm(optax.tree.get(state, "mu")) / 0.1  # the first moment is 0.1 of the first gradient
+    assert np.isclose(norm, 1.0, rtol=1e-5)

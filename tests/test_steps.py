@@ -1,0 +1,161 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlesion.config import ModelConfig, OptimConfig
+from jaxlesion.loop import NotFinite, predict_batches, train_batches
+from jaxlesion.optim import make_optimiser
+from jaxlesion.sharding import data_mesh, put_on, replicated
+from jaxlesion.state import build_model, create_state, init_variables, normalise
+from jaxlesion.steps import make_predict_step, make_train_step
+
+
+def make_batch(n: int = 8, size: int = 32, seed: int = 0, real: int | None = None):
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(n) < (n if real is None else real)).astype(np.float32)
+    return {
+        "image": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
+        "label": (rng.random(n) < 0.5).astype(np.float32),
+        "mask": mask,
+        "row": np.where(mask > 0, np.arange(n), -1).astype(np.int32),
+    }
+
+
+def start(devices: int = 2, ema: float | None = None, learning_rate: float = 1e-2, **options):
+    """A fresh state on a mesh, and its train and predict steps."""
+    model = build_model(ModelConfig(variant="tiny", dtype="float32", **options))
+    optimiser = make_optimiser(
+        OptimConfig(learning_rate=learning_rate, warmup_steps=0, schedule="constant"), 10, freeze=model.frozen
+    )
+    mesh = data_mesh(8, jax.devices()[:devices])
+    state = create_state(init_variables(model, 0), optimiser, ema=ema is not None)
+    step = make_train_step(model, optimiser, seed=0, ema=ema)
+    return jax.device_put(state, replicated(mesh)), step, make_predict_step(model), mesh
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def test_normalise_is_imagenets_and_zero_at_the_mean():
+    variant = build_model(ModelConfig(variant="efficientnetv2_b1")).variant
+    image = np.array([[[[0, 128, 255]]]], np.uint8)
+    expected = (image / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(normalise(jnp.asarray(image), variant), expected, rtol=1e-5)
+
+
+def test_training_on_one_batch_learns_it():
+    state, step, _, mesh = start()
+    batch, losses = make_batch(), []
+    state = train_batches(step, state, [batch] * 30, put_on(mesh), losses.append)
+    assert losses[-1] < 0.1 * losses[0]
+    assert int(state.step) == 30
+    assert np.isclose(float(state.loss_sum), sum(losses), rtol=1e-5)
+
+
+def test_one_device_and_two_give_the_same_step():
+    results = []
+    for devices in (1, 2):
+        # Adam makes whole steps of the rounding of tiny gradients, so the steps are kept small
+        state, step, _, mesh = start(devices, learning_rate=1e-4)
+        losses = []
+        state = train_batches(step, state, [make_batch(seed=k) for k in range(3)], put_on(mesh), losses.append)
+        results.append((losses, leaves(state.variables)))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
+    for one, two in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_backbone_moves_in_nothing_but_the_classifier():
+    state, step, _, mesh = start(freeze=True)
+    before = jax.tree.map(np.asarray, state.variables)
+    state = train_batches(step, state, [make_batch(seed=k) for k in range(3)], put_on(mesh))
+    after = jax.tree.map(np.asarray, state.variables)
+    head_before, head_after = before["params"].pop("classifier"), after["params"].pop("classifier")
+    for a, b in zip(leaves(before), leaves(after), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert all(np.any(a != b) for a, b in zip(leaves(head_before), leaves(head_after), strict=True))
+
+
+def test_masked_rows_carry_no_loss():
+    outcomes = []
+    for filler in (0, 255):
+        batch = make_batch(real=5)
+        batch["image"][5:] = filler
+        batch["label"][5:] = 1
+        state, step, _, mesh = start(freeze=True)  # frozen: BatchNorm does not mix the rows either
+        losses = []
+        train_batches(step, state, [batch], put_on(mesh), losses.append)
+        outcomes += losses
+    assert outcomes[0] == outcomes[1]
+
+
+def test_every_row_is_predicted_once_whatever_the_batch_size():
+    state, _, predict, mesh = start()
+    images = np.random.default_rng(1).integers(0, 256, (21, 32, 32, 3), dtype=np.uint8)
+
+    def batches(size):
+        for first in range(0, 21, size):
+            row = np.full(size, -1, np.int32)
+            part = np.arange(first, min(21, first + size))
+            row[: len(part)] = part
+            yield {
+                "image": images[row],
+                "label": np.zeros(size, np.float32),
+                "mask": (row >= 0).astype(np.float32),
+                "row": row,
+            }
+
+    seen = []
+    whole = predict_batches(predict, state.variables, batches(8), put_on(mesh), seen.append)
+    assert whole.shape == (21,)
+    assert seen == [8, 8, 5]
+    for size in (2, 22):
+        np.testing.assert_allclose(
+            predict_batches(predict, state.variables, batches(size), put_on(mesh)), whole, atol=1e-5
+        )
+
+
+def test_dropout_and_stochastic_depth_repeat_at_the_same_step_and_differ_at_the_next():
+    losses = []
+    for batches in ([make_batch()], [make_batch()], [make_batch(), make_batch()]):
+        state, step, _, mesh = start(dropout=0.5, drop_path=0.5)
+        train_batches(step, state, batches, put_on(mesh), losses.append)
+    assert losses[0] == losses[1] == losses[2]
+    assert losses[3] != losses[2]
+
+
+def test_the_average_follows_the_weights_and_predicts():
+    state, step, _, mesh = start(ema=0.5)
+    first = jax.tree.map(np.asarray, state.variables)
+    state = train_batches(step, state, [make_batch()], put_on(mesh))
+    # the first step's decay is (1 + 0) / (10 + 0)
+    for old, new, average in zip(
+        leaves(first),
+        leaves({"batch_stats": state.batch_stats, "params": state.params}),
+        leaves(state.variables),
+        strict=True,
+    ):
+        np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_names_its_rows(at):
+    state, step, _, mesh = start()
+    batches = [make_batch(seed=k, real=6) for k in range(4)]
+    batches[at - 1]["label"][2] = np.nan
+    with pytest.raises(NotFinite) as caught:
+        train_batches(step, state, batches, put_on(mesh))
+    assert caught.value.step == at
+    assert caught.value.rows.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_state_that_is_saved_is_finite_and_is_that_of_its_step():
+    state, step, _, mesh = start()
+    saved = []
+    batches = [make_batch(seed=k) for k in range(4)]
+    batches[3]["label"][0] = np.nan
+    with pytest.raises(NotFinite):
+        train_batches(step, state, batches, put_on(mesh), due=lambda: True, save=lambda s: saved.append(int(s.step)))
+    assert saved == [1, 2, 3]

@@ -1,0 +1,156 @@
+"""The published commands, end to end, on drawn lesions and the tiny network."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxlesion import evaluate, train, training
+from jaxlesion.data.predictions import COLUMNS, read_predictions
+from jaxlesion.evaluate import EvaluateConfig
+from jaxlesion.metrics import summary
+from jaxlesion.runs import Run
+
+
+def test_a_run_is_a_folder_with_everything_in_it(tiny_run, demo):
+    run = Run.open(tiny_run)
+    assert run.config.data_dir == demo
+    assert run.config.epochs == 2
+    assert set(run.manifest) == {"versions", "git_commit", "platform", "devices", "rows", "data", "weights"}
+    folds = run.folds_table()
+    assert len(folds) == run.manifest["rows"] == 120
+    assert folds.groupby("patient_id")["fold"].nunique().max() == 1
+    for k in (0, 1):
+        fold = run.fold(k)
+        assert fold.started
+        assert fold.finished
+        assert [r["epoch"] for r in fold.metrics()] == [1, 2]
+        assert (fold.folder / "timing.jsonl").read_text().count("\n") == 2
+    assert not run.fold(2).started
+
+
+def test_out_of_fold_predictions_cover_each_held_out_row_once(tiny_run):
+    oof = read_predictions(tiny_run / "oof.csv")
+    folds = Run.open(tiny_run).folds_table()
+    expected = folds[folds["fold"].isin([0, 1])]
+    assert list(pd.read_csv(tiny_run / "oof.csv").columns) == list(COLUMNS)
+    assert sorted(oof["isic_id"]) == sorted(expected["isic_id"])
+    joined = oof.merge(expected, on="isic_id", suffixes=("", "_file"))
+    assert (joined["fold"] == joined["fold_file"]).all()
+    assert (joined["target"] == joined["target_file"]).all()
+
+
+def test_metrics_hold_no_times_and_are_json(tiny_run):
+    for line in (tiny_run / "fold_0" / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert set(record) == {"epoch", "step", "loss", "validation"}
+        assert record["validation"]["positives"] > 0
+
+
+@pytest.mark.parametrize("batch_size", [None, 2, 30])
+def test_evaluate_gives_what_training_gave_whatever_the_batch_size(tiny_run, batch_size):
+    figures = evaluate.evaluate(EvaluateConfig(run=tiny_run, batch_size=batch_size))
+    oof = read_predictions(tiny_run / "oof.csv")
+    stored = summary(oof["target"].to_numpy(np.int8), oof["prediction"].to_numpy())
+    tolerance = 1e-6 if batch_size is None else 1e-5
+    for name, value in figures["pooled"]["whole fold"].items():
+        assert value == pytest.approx(stored[name], abs=tolerance), name
+
+
+def test_evaluate_of_the_table_is_the_same_in_any_row_order(tiny_run, tmp_path):
+    table = pd.read_csv(tiny_run / "oof.csv")
+    table.sample(frac=1, random_state=1).to_csv(tmp_path / "shuffled.csv", index=False)
+    one, other = (
+        evaluate.evaluate(EvaluateConfig(predictions=path))
+        for path in (tiny_run / "oof.csv", tmp_path / "shuffled.csv")
+    )
+    assert one["oof.csv"] == other["shuffled.csv"]
+
+
+def test_evaluate_best_carries_its_note_and_last_does_not(tiny_run, tmp_path, capsys):
+    texts = {}
+    for which in ("last", "best"):
+        out = tmp_path / f"{which}.json"
+        evaluate.main(["--run", str(tiny_run), "--checkpoint", which, "--json", str(out)])
+        texts[which] = capsys.readouterr().out + " ".join(json.loads(out.read_text())["notes"])
+    assert texts["best"].count("too good") == 4  # under three tables and in the file
+    assert "too good" not in texts["last"]
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_end(tiny_command, tiny_run, tmp_path):
+    class Cut(Exception):
+        pass
+
+    def cut_after(epochs):
+        original = training.FoldTraining._epoch
+
+        def epoch(self, state, number, checkpoints):
+            if number == epochs:
+                raise Cut
+            return original(self, state, number, checkpoints)
+
+        return epoch
+
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.FoldTraining, "_epoch", cut_after(1))
+        with pytest.raises(Cut):
+            train.main([*tiny_command, "--run-dir", str(folder)])
+    assert not (folder / "oof.csv").exists()
+    with pytest.raises(SystemExit):  # not without being asked to
+        train.main(["--run-dir", str(folder)])
+    train.main(["--run-dir", str(folder), "--resume"])
+    for name in ("metrics.jsonl", "oof.csv"):
+        assert (folder / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
+
+
+def test_a_run_saved_in_mid_epoch_goes_on_from_there(tiny_command, tiny_run, tmp_path, monkeypatch):
+    class Cut(Exception):
+        pass
+
+    original = training.train_batches
+
+    def cut_after_two(step, state, batches, put, on_loss, due, save):
+        def saved(state):
+            save(state)
+            if int(state.step) == 2:
+                raise Cut
+
+        return original(step, state, batches, put, on_loss, due, saved)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_batches", cut_after_two)
+        with pytest.raises(Cut):
+            train.main([*tiny_command, "--run-dir", str(folder), "--checkpoint.every-minutes", "1e-9"])
+    train.main(["--run-dir", str(folder), "--resume"])
+    for name in ("metrics.jsonl", "oof.csv"):
+        assert (folder / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
+
+
+def test_a_loss_that_is_not_finite_names_step_and_ids_and_keeps_the_good_checkpoint(tiny_command, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main([*tiny_command, "--run-dir", str(tmp_path / "run"), "--optim.learning-rate", "1e38"])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: loss or gradient is not finite at step")
+    assert message.count("DEMO_") == 8
+    assert "\n" not in message
+
+
+@pytest.mark.b1
+def test_the_main_command_with_the_true_network(demo, tmp_path):
+    train.main(
+        [
+            *("--fold", "0", "--data-dir", str(demo), "--weights", "none", "--run-dir", str(tmp_path / "run")),
+            *("--data.image-size", "32", "--data.batch-size", "8", "--epochs", "1"),
+            *("--sampling.negatives-per-positive", "1", "--augment.recipe", "full"),
+        ]
+    )
+    figures = evaluate.evaluate(EvaluateConfig(run=tmp_path / "run"))
+    oof = read_predictions(tmp_path / "run" / "oof.csv")
+    assert figures["fold 0"]["whole fold"]["n"] == len(oof)
+    assert figures["fold 0"]["whole fold"] == pytest.approx(
+        summary(oof["target"].to_numpy(np.int8), oof["prediction"].to_numpy()), abs=1e-6
+    )
