@@ -8,6 +8,9 @@ Prints, for every stage, the largest difference over the stage's largest value, 
 --weights the weights are timm's random ones, with every BatchNorm made different. The part with timm runs in a process
 of its own, so torch, torchvision, timm and safetensors may live in another environment (--timm-python). --make-golden
 writes the files that tests/model compares with, for the variant "tiny".
+
+Result, 2 CPU cores, float32, timm 1.0.31, torch 2.13, jax 0.10.2, at 224, 240 and 97 px, in half a minute: at most
+4.4e-6 at any stage of B1 with random weights, and 3.4e-6 of B0 with its ImageNet weights.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """From the checkpoints of a run to probabilities: what training, evaluation and prediction share."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -23,7 +22,7 @@ from jaxlesion.loop import predict_batches
 from jaxlesion.runs import Run
 from jaxlesion.sharding import data_mesh, put_on, replicated
 from jaxlesion.state import Variables, abstract_state, build_model
-from jaxlesion.steps import make_predict_step
+from jaxlesion.steps import Step, make_predict_step
 
 Which = Literal["last", "best"]
 
@@ -66,7 +65,7 @@ def decode_ahead(batches: Batches, rows: np.ndarray, *, again: bool) -> None:
 
 
 def predict_rows(
-    step: Callable[[Variables, Batch], jax.Array],
+    step: Step,
     variables: Variables | list[Variables],
     batches: Batches,
     rows: np.ndarray,
@@ -122,6 +121,6 @@ def predict_ensemble(run: Run, lesions: pd.DataFrame, batches: Batches, which: W
     return predictions_table(lesions, prediction, name)
 
 
-def _ready(run: Run, batches: Batches) -> tuple[Callable[[Variables, Batch], jax.Array], Mesh]:
+def _ready(run: Run, batches: Batches) -> tuple[Step, Mesh]:
     keep_compiled()
     return make_predict_step(build_model(run.config.model)), data_mesh(batches.config.batch_size)

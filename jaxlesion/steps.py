@@ -14,6 +14,7 @@ from jaxlesion.optim import binary_cross_entropy
 from jaxlesion.state import TrainState, Variables, normalise
 
 Metrics = dict[str, jax.Array]
+Step = Callable[[Variables, Batch], jax.Array]
 
 
 def make_train_step(
@@ -35,8 +36,10 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
-        images = augment(batch["image"], recipe, seed, state.step // steps_per_epoch, batch["row"])
-        images = normalise(images, model.variant)
+        images = batch["image"]
+        if images.ndim == 4:  # else the features of a frozen backbone
+            images = augment(images, recipe, seed, state.step // steps_per_epoch, batch["row"])
+            images = normalise(images, model.variant)
 
         def loss_of(params):
             logits, updated = model.apply(
@@ -63,10 +66,23 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def make_predict_step(model: EfficientNetV2) -> Callable[[Variables, Batch], jax.Array]:
+def make_predict_step(model: EfficientNetV2) -> Step:
     """Probability of malignancy [b], float32: the sigmoid of the logit, uncorrected."""
 
     def step(variables: Variables, batch: Batch) -> jax.Array:
-        return jax.nn.sigmoid(model.apply(variables, normalise(batch["image"], model.variant))[:, 0])
+        images = batch["image"]
+        if images.ndim == 4:  # else the features of a frozen backbone
+            images = normalise(images, model.variant)
+        return jax.nn.sigmoid(model.apply(variables, images)[:, 0])
+
+    return jax.jit(step)
+
+
+def make_feature_step(model: EfficientNetV2) -> Step:
+    """Pooled features [b, c], float32, of a batch of images."""
+
+    def step(variables: Variables, batch: Batch) -> jax.Array:
+        features = model.clone(num_classes=0)
+        return features.apply(variables, normalise(batch["image"], model.variant))
 
     return jax.jit(step)

@@ -19,14 +19,14 @@ from jaxlesion.data.loader import Batches
 from jaxlesion.data.predictions import predictions_table
 from jaxlesion.errors import InputError
 from jaxlesion.inference import decode_ahead, predict_rows
-from jaxlesion.loop import NotFinite, train_batches
+from jaxlesion.loop import NotFinite, predict_batches, train_batches
 from jaxlesion.metrics import summary
 from jaxlesion.optim import make_optimiser
 from jaxlesion.resident import resident, wanted
 from jaxlesion.runs import FoldDir
 from jaxlesion.sharding import data_mesh, put_on, replicated
 from jaxlesion.state import TrainState, abstract_state, build_model, create_state
-from jaxlesion.steps import make_predict_step, make_train_step
+from jaxlesion.steps import make_feature_step, make_predict_step, make_train_step
 from jaxlesion.weights import initial_variables
 
 
@@ -67,11 +67,9 @@ class FoldTraining:
         """Train to the end and return the Predictions table of the whole held-out fold, from the last checkpoint."""
         self._announce()
         decode_ahead(self.batches, np.union1d(self.training, self.validation), again=True)
-        held = self._resident()
-        self.on_device = held is not None
-        self.put = held or put_on(self.mesh)
         with Checkpoints(self.dir.checkpoints) as checkpoints:
             state = self._start(checkpoints)
+            self._place(state)
             records = [r for r in self.dir.metrics() if r["step"] <= int(state.step)]
             while len(records) < self.config.epochs:
                 state, record = self._epoch(state, len(records), checkpoints)
@@ -81,7 +79,8 @@ class FoldTraining:
                 auc = record["validation"]["roc_auc"]
                 checkpoints.save(state, metric=auc if np.isfinite(auc) else -1.0)
         rows = np.flatnonzero(self.lesions["fold"].to_numpy() == self.fold)
-        prediction = self._predict(state, rows, f"fold {self.fold}: predicting the whole fold")
+        title = f"fold {self.fold}: predicting the whole fold"
+        prediction = predict_rows(self.predict_step, state.variables, self.batches, rows, self.mesh, title)
         name = f"fold_{self.fold}/{int(state.step)}"
         return predictions_table(self.lesions.iloc[rows], prediction, name, self.fold)
 
@@ -91,18 +90,36 @@ class FoldTraining:
             say(f"fold {self.fold}: {name} {len(rows):,} rows, {target[rows].sum():,} malignant")
         say(f"fold {self.fold}: {self.steps} steps of {self.config.data.batch_size} an epoch; the first one compiles")
 
-    def _resident(self) -> Callable[[Batch], Batch] | None:
-        """What brings a batch to devices that hold the training images; None where they do not."""
-        size = len(self.training) * 3 * self.config.data.image_size**2
-        if self.host_recipe is not None or not wanted(self.config.data.on_device, size, self.mesh):
-            return None
-        images = np.concatenate([batch["image"][batch["mask"] > 0] for batch in self.batches.plain(self.training)])
-        return resident(images, self.training, self.mesh)
+    def _place(self, state: TrainState) -> None:
+        """Decide how batches come to the devices: with their images, or as rows of what the devices hold.
+
+        Devices hold the training images where `--data.on-device` says so, and the features of training and
+        validation rows where the backbone is frozen and nothing is augmented: those never change.
+        """
+        self.put, self.held, config = put_on(self.mesh), "nothing", self.config
+        if config.model.freeze and config.augment.recipe == "none":
+            rows = np.union1d(self.training, self.validation)
+            title = f"fold {self.fold}: features of the frozen backbone"
+            step = make_feature_step(self.model)
+            features = predict_rows(step, state.variables, self.batches, rows, self.mesh, title)
+            self.put, self.held = resident(features, rows, self.mesh), "features"
+        elif self.host_recipe is None and wanted(
+            config.data.on_device, len(self.training) * 3 * config.data.image_size**2, self.mesh
+        ):
+            parts = [batch["image"][batch["mask"] > 0] for batch in self.batches.plain(self.training)]
+            self.put, self.held = resident(np.concatenate(parts), self.training, self.mesh), "images"
 
     def _training_batches(self, epoch: int, start: int) -> Iterable[Batch]:
-        if self.on_device:
-            return self.batches.rows_only(self.training, epoch, start)
-        return self.batches.training(self.training, self.host_recipe, epoch, start)
+        if self.held == "nothing":
+            return self.batches.training(self.training, self.host_recipe, epoch, start)
+        return self.batches.rows_only(self.training, epoch, start)
+
+    def _validate(self, state: TrainState) -> np.ndarray:
+        if self.held == "features":
+            batches = self.batches.unread(self.validation)
+            return predict_batches(self.predict_step, state.variables, batches, self.put)
+        title = f"fold {self.fold}: validating"
+        return predict_rows(self.predict_step, state.variables, self.batches, self.validation, self.mesh, title)
 
     def _start(self, checkpoints: Checkpoints) -> TrainState:
         if (last := checkpoints.step()) is not None:
@@ -128,7 +145,7 @@ class FoldTraining:
                 lambda: train_batches(self.train_step, state, batches, self.put, meter.tick, due, checkpoints.save),
             )
         seconds = time.perf_counter() - began
-        prediction = self._predict(state, self.validation, f"fold {self.fold}: validating")
+        prediction = self._validate(state)
         figures = summary(self.lesions["target"].to_numpy()[self.validation], prediction)
         loss = float(state.loss_sum) / self.steps
         self.dir.add_timing(
@@ -156,13 +173,12 @@ class FoldTraining:
             return train()
         except NotFinite as e:
             ids, last = ", ".join(self.lesions["isic_id"].iloc[e.rows]), checkpoints.step()
-            good = "no checkpoint had been saved" if last is None else f"the last good checkpoint is that of step {last}"
+            good = (
+                "no checkpoint had been saved" if last is None else f"the last good checkpoint is that of step {last}"
+            )
             raise InputError(
                 f"{e}; {good}; look at the images, or lower --optim.learning-rate. The batch was {ids}"
             ) from None
-
-    def _predict(self, state: TrainState, rows: np.ndarray, title: str) -> np.ndarray:
-        return predict_rows(self.predict_step, state.variables, self.batches, rows, self.mesh, title)
 
 
 class SaveClock:

@@ -1,7 +1,12 @@
 """The published commands, end to end, on drawn lesions and the tiny network."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,7 +110,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(tiny_command, tiny_run, 
         assert (folder / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
 
 
-def test_a_run_saved_in_mid_epoch_goes_on_from_there(tiny_command, tiny_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("backend", ["jax", "albumentations"])
+def test_a_run_saved_in_mid_epoch_goes_on_from_there(backend, tiny_command, tmp_path, monkeypatch):
     class Cut(Exception):
         pass
 
@@ -119,14 +125,16 @@ def test_a_run_saved_in_mid_epoch_goes_on_from_there(tiny_command, tiny_run, tmp
 
         return original(step, state, batches, put, on_loss, due, saved)
 
-    folder = tmp_path / "run"
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    command = [*tiny_command, "--augment.backend", backend, "--augment.recipe", "full"]
+    train.main([*command, "--run-dir", str(whole)])
     with monkeypatch.context() as patch:
         patch.setattr(training, "train_batches", cut_after_two)
         with pytest.raises(Cut):
-            train.main([*tiny_command, "--run-dir", str(folder), "--checkpoint.every-minutes", "1e-9"])
-    train.main(["--run-dir", str(folder), "--resume"])
+            train.main([*command, "--run-dir", str(cut), "--checkpoint.every-minutes", "1e-9"])
+    train.main(["--run-dir", str(cut), "--resume"])
     for name in ("metrics.jsonl", "oof.csv"):
-        assert (folder / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
+        assert (cut / "fold_0" / name).read_text() == (whole / "fold_0" / name).read_text()
 
 
 def test_a_loss_that_is_not_finite_names_step_and_ids_and_keeps_the_good_checkpoint(tiny_command, tmp_path, capsys):
@@ -154,3 +162,57 @@ def test_the_main_command_with_the_true_network(demo, tmp_path):
     assert figures["fold 0"]["whole fold"] == pytest.approx(
         summary(oof["target"].to_numpy(np.int8), oof["prediction"].to_numpy()), abs=1e-6
     )
+
+
+@pytest.fixture(scope="module")
+def frozen_command(tiny_command, tmp_path_factory):
+    """Options that train the classifier on a backbone that was given as a file."""
+    from jaxlesion.config import ModelConfig
+    from jaxlesion.model.port import to_timm, write_safetensors
+    from jaxlesion.state import build_model, init_variables
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    write_safetensors(path, to_timm(init_variables(build_model(ModelConfig(variant="tiny")), 7)))
+    return [*tiny_command, "--weights", str(path), "--model.freeze"]
+
+
+def place_nothing(self, state):
+    self.put, self.held = training.put_on(self.mesh), "nothing"
+
+
+def test_features_computed_once_train_the_same_classifier_as_images(frozen_command, tmp_path, monkeypatch):
+    train.main([*frozen_command, "--augment.recipe", "none", "--run-dir", str(tmp_path / "features")])
+    with monkeypatch.context() as patch:  # the same with images at every step
+        patch.setattr(training.FoldTraining, "_place", place_nothing)
+        train.main([*frozen_command, "--augment.recipe", "none", "--run-dir", str(tmp_path / "images")])
+    one, other = (read_predictions(tmp_path / name / "oof.csv")["prediction"] for name in ("features", "images"))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_images_held_on_the_device_train_the_same_network(tiny_command, tiny_run, tmp_path):
+    train.main([*tiny_command, "--data.on-device", "yes", "--run-dir", str(tmp_path / "run")])
+    for name in ("metrics.jsonl", "oof.csv"):
+        assert (tmp_path / "run" / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
+
+
+def test_neither_tensorflow_nor_opencv_nor_albumentations_is_imported(tiny_command, demo, tmp_path):
+    """With the JAX back end, and without OpenCV once images are decoded; looked at in a process of its own."""
+    commands = {
+        "train": [*tiny_command, "--epochs", "1", "--run-dir", "run"],
+        "evaluate": ["--run", "run"],
+        "predict": ["--run", "run", "--data-dir", str(demo)],
+    }
+    code = f"""
+import importlib, sys
+for program, argv in {commands!r}.items():
+    importlib.import_module("jaxlesion." + program).main(argv)
+heavy = {{"tensorflow", "cv2", "albumentations", "sklearn", "matplotlib"}}
+print("loaded:", sorted(heavy & set(sys.modules)))
+"""
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    for loaded in ("['cv2']", "[]"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == f"loaded: {loaded}"
+        shutil.rmtree(tmp_path / "run")

@@ -5,6 +5,9 @@ or from a folder of files. `decode` turns bytes into pixels after reading what t
 Whatever is wrong with an image is an InputError that names it, and only when that image is needed.
 """
 
+import functools
+import importlib.util
+import io
 import mmap
 import os
 import struct
@@ -210,17 +213,14 @@ def decode(data: bytes, isic_id: str) -> np.ndarray:
     Grey is repeated, transparency dropped, 16 bit cut to 8. Raises InputError naming `isic_id` for
     anything else (CMYK, animation, other formats), for more than 50 megapixels and for damage that shows.
     """
-    import cv2
-
     try:
         size = _claimed_size(data)
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        pixels = (_decode_cv2 if _has_cv2() else _decode_pillow)(data)
         if pixels is None or pixels.shape != (*size, 3):
             raise Refused("cannot be decoded")
-    except (Refused, cv2.error) as error:
-        reason = str(error) if isinstance(error, Refused) else "cannot be decoded"
-        raise InputError(f"image {isic_id} {reason}; replace it by a sound JPEG or PNG or remove its row") from error
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    except Refused as reason:
+        raise InputError(f"image {isic_id} {reason}; replace it by a sound JPEG or PNG or remove its row") from None
+    return pixels
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -228,9 +228,51 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
     The whole crop, without regard to its shape. No averaging when it shrinks: crops are 51 to 239 px wide.
     """
+    if not _has_cv2():
+        return _resize_numpy(image, size)
     import cv2
 
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+@functools.cache
+def _has_cv2() -> bool:
+    """Whether OpenCV is installed. Where only JAX and its kin are, Pillow decodes and numpy resizes."""
+    return importlib.util.find_spec("cv2") is not None
+
+
+def _decode_cv2(data: bytes) -> np.ndarray | None:
+    import cv2
+
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _decode_pillow(data: bytes) -> np.ndarray | None:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scale
+                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, -1)
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _resize_numpy(image: np.ndarray, size: int) -> np.ndarray:
+    """What cv2.INTER_LINEAR does, within one level: pixel centres aligned, edges repeated."""
+    for axis in (0, 1):
+        length = image.shape[axis]
+        at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+        low = at.astype(np.int64)
+        high = np.minimum(low + 1, length - 1)
+        weight = (at - low).astype(np.float32).reshape(-1, *(1,) * (2 - axis))
+        image = np.take(image, low, axis) * (1 - weight) + np.take(image, high, axis) * weight
+    return np.rint(image).astype(np.uint8)
 
 
 def _claimed_size(data: bytes) -> tuple[int, int]:

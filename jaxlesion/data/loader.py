@@ -78,7 +78,11 @@ class Batches:
 
     def rows_only(self, rows: np.ndarray, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of `training` without their images, for a device that holds these already."""
-        return self._batches(self._order(rows, epoch, start), None)
+        return self.unread(self._order(rows, epoch, start))
+
+    def unread(self, rows: np.ndarray) -> Iterator[Batch]:
+        """The batches of `plain` without their images."""
+        return self._batches(rows, None)
 
     def plain(self, rows: np.ndarray) -> Iterator[Batch]:
         """Every row once, in the order given, resized only; the last batch is filled up with masked rows."""

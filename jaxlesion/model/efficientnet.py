@@ -98,9 +98,16 @@ class EfficientNetV2(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, intermediates: bool = False
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-        """Return logits and, if `intermediates`, the maps stem, stage0 to 5, head [b,h,w,c] and features [b,c]."""
-        maps = self._backbone(images.astype(self.dtype), train and not self.frozen)
-        features = maps["head"].mean((1, 2), dtype=jnp.float32)
+        """Logits of images, or of the features [b,c] that a call with `num_classes=0` gave.
+
+        With `intermediates` also the maps stem, stage0 .. stage5 and head [b,h,w,c], and the features [b,c].
+        """
+        maps = {}
+        if images.ndim == 2:
+            features = images
+        else:
+            maps = self._backbone(images.astype(self.dtype), train and not self.frozen)
+            features = maps["head"].mean((1, 2), dtype=jnp.float32)
         if self.frozen:
             features = jax.lax.stop_gradient(features)
         logits = features
