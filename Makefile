@@ -19,7 +19,7 @@ train: $(VENV)/installed  ## install, then train on the built-in demo lesions (m
 	$(BIN)/python -m jaxlesion.train $(ARGS)
 
 test: $(VENV)/installed  ## install, then run the test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed  ## check style
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ def jaxlesion_step(args: argparse.Namespace):
     import jax.numpy as jnp
     import numpy as np
 
-    from jaxlesion.config import ModelConfig, OptimConfig
+    from jaxlesion.config import ModelConfig, OptimConfig, RecipeSpec
     from jaxlesion.optim import make_optimiser
     from jaxlesion.state import build_model, create_state, init_variables
     from jaxlesion.steps import make_predict_step, make_train_step
@@ -43,8 +43,9 @@ def jaxlesion_step(args: argparse.Namespace):
     if args.what == "infer":
         predict = make_predict_step(model)
         return lambda: predict(variables, batch).block_until_ready(), name
-    optimiser = make_optimiser(OptimConfig(), 1000)
-    train, state = make_train_step(model, optimiser, seed=0), create_state(variables, optimiser)
+    optimiser = make_optimiser(OptimConfig())
+    train = make_train_step(model, optimiser, OptimConfig(), seed=0, recipe=RecipeSpec())
+    state = create_state(variables, optimiser, total_steps=1000)
 
     def step() -> None:
         nonlocal state

@@ -6,7 +6,7 @@
 
 Prints, for every stage, the largest difference over the stage's largest value, and fails above --tolerance. Without
 --weights the weights are timm's random ones, with every BatchNorm made different. The part with timm runs in a process
-of its own, so torch, torchvision, timm and safetensors may live in another environment (--timm-python). --make-golden
+of its own, so torch, timm and safetensors may live in another environment (--timm-python). --make-golden
 writes the files that tests/model compares with, for the variant "tiny".
 
 Result, 2 CPU cores, float32, timm 1.0.31, torch 2.13, jax 0.10.2, at 224, 240 and 97 px, in half a minute: at most
@@ -50,6 +50,9 @@ def timm_side(job: dict) -> None:
 
 
 def _timm_model(job: dict, classes: int):
+    import timm_alone
+
+    timm_alone.allow()
     import timm
     from timm.models._efficientnet_builder import decode_arch_def, round_channels
     from timm.models.efficientnet import EfficientNet
@@ -180,7 +183,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000, help="of random weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tolerance", type=float, default=1e-5)
-    parser.add_argument("--timm-python", default=sys.executable, help="interpreter with torch, torchvision and timm")
+    parser.add_argument("--timm-python", default=sys.executable, help="interpreter with torch and timm")
     parser.add_argument(
         "--make-golden", metavar="FOLDER", help="write the tiny variant's files for the tests, and stop"
     )

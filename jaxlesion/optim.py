@@ -24,31 +24,28 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, 
     return jnp.sum(loss * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
+def learning_rate(config: OptimConfig, step: jax.Array, total_steps: jax.Array) -> jax.Array:
     """Linear from 0 over the warm-up, then a cosine to 0 at `total_steps`, or constant.
 
-    Training shorter than twice the warm-up is warmed up over half of it, so that the peak is reached.
+    Both counts may be traced, so that folds of different lengths share one compiled step. Training
+    shorter than twice the warm-up is warmed up over half of it, so that the peak is reached.
     """
-    warmup = min(config.warmup_steps, total_steps // 2)
-    after = (
-        optax.cosine_decay_schedule(config.learning_rate, max(1, total_steps - warmup))
-        if config.schedule == "cosine"
-        else optax.constant_schedule(config.learning_rate)
-    )
-    return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, max(1, warmup)), after], [warmup])
+    warmup = jnp.minimum(config.warmup_steps, total_steps // 2)
+    rising = step / jnp.maximum(warmup, 1)
+    done = jnp.clip((step - warmup) / jnp.maximum(total_steps - warmup, 1), 0, 1)
+    falling = (1 + jnp.cos(jnp.pi * done)) / 2 if config.schedule == "cosine" else 1.0
+    return config.learning_rate * jnp.where(step < warmup, rising, falling)
 
 
-def make_optimiser(config: OptimConfig, total_steps: int, *, freeze: bool = False) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015), with clipping and decoupled weight decay of the kernels where asked for.
+def make_optimiser(config: OptimConfig, *, freeze: bool = False) -> optax.GradientTransformation:
+    """The direction of Adam (Kingma and Ba 2015), uphill and before the learning rate.
 
-    With `freeze`, only the classifier has moments and moves.
+    Gradients are clipped before it, and decoupled weight decay of the kernels is added after it, where
+    asked for. With `freeze`, only the classifier has moments and moves.
     """
     steps = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    steps.append(
-        optax.adamw(learning_rate(config, total_steps), weight_decay=config.weight_decay, mask=_kernels)
-        if config.weight_decay
-        else optax.adam(learning_rate(config, total_steps))
-    )
+    steps.append(optax.scale_by_adam())
+    steps += [optax.add_decayed_weights(config.weight_decay, _kernels)] if config.weight_decay else []
     optimiser = optax.chain(*steps)
     if not freeze:
         return optimiser

@@ -23,6 +23,8 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    steps_per_epoch: jax.Array  # int32 []; with the next one in the state, folds of any length share a compiled step
+    total_steps: jax.Array  # int32 []
     loss_sum: jax.Array  # float32 [], sum of the batch losses since the epoch began
     ema: Variables | None = None
 
@@ -42,13 +44,22 @@ def abstract_variables(model: EfficientNetV2) -> Variables:
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
-def create_state(variables: Variables, optimiser: optax.GradientTransformation, *, ema: bool = False) -> TrainState:
+def create_state(
+    variables: Variables,
+    optimiser: optax.GradientTransformation,
+    *,
+    steps_per_epoch: int = 1,
+    total_steps: int = 1,
+    ema: bool = False,
+) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimiser.init(variables["params"]),
+        steps_per_epoch=jnp.asarray(steps_per_epoch, jnp.int32),
+        total_steps=jnp.asarray(total_steps, jnp.int32),
         loss_sum=jnp.zeros((), jnp.float32),
         ema=jax.tree.map(jnp.copy, dict(variables)) if ema else None,
     )
@@ -81,7 +92,7 @@ def build_model(config: ModelConfig) -> EfficientNetV2:
 def abstract_state(config: TrainConfig, sharding: jax.sharding.Sharding) -> TrainState:
     """Shapes, types and sharding of a run's state, for restoring a checkpoint into."""
     model = build_model(config.model)
-    optimiser = make_optimiser(config.optim, 1, freeze=config.model.freeze)
+    optimiser = make_optimiser(config.optim, freeze=config.model.freeze)
 
     def make() -> TrainState:
         return create_state(init_variables(model, 0), optimiser, ema=config.optim.ema is not None)

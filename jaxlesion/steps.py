@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxlesion.augment import augment
-from jaxlesion.config import RecipeSpec
+from jaxlesion.config import OptimConfig, RecipeSpec
 from jaxlesion.data.batch import Batch
 from jaxlesion.model.efficientnet import EfficientNetV2
-from jaxlesion.optim import binary_cross_entropy
+from jaxlesion.optim import binary_cross_entropy, learning_rate
 from jaxlesion.state import TrainState, Variables, normalise
 
 Metrics = dict[str, jax.Array]
@@ -20,25 +20,30 @@ Step = Callable[[Variables, Batch], jax.Array]
 def make_train_step(
     model: EfficientNetV2,
     optimiser: optax.GradientTransformation,
+    config: OptimConfig,
     *,
     seed: int,
-    pos_weight: float = 1.0,
-    ema: float | None = None,
-    recipe: RecipeSpec = RecipeSpec(),  # noqa: B008 - frozen
-    steps_per_epoch: int = 1,
+    recipe: RecipeSpec,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One optimiser step on one batch; the state that goes in is donated and gone.
 
     Dropout and stochastic depth draw from (seed, step), augmentation by `recipe` from (seed, epoch, row), so
     that a resumed run repeats them. Metrics are `loss` and `grad_norm`, both []: where either is not finite,
     the new state is worthless.
+
+    Args:
+        model: the network.
+        optimiser: from `make_optimiser`.
+        config: schedule, weight of the positives and moving average.
+        seed: of what is drawn.
+        recipe: augmentation of uint8 images; `RecipeSpec()` where the host has augmented them.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
         images = batch["image"]
         if images.ndim == 4:  # else the features of a frozen backbone
-            images = augment(images, recipe, seed, state.step // steps_per_epoch, batch["row"])
+            images = augment(images, recipe, seed, state.step // state.steps_per_epoch, batch["row"])
             images = normalise(images, model.variant)
 
         def loss_of(params):
@@ -49,18 +54,28 @@ def make_train_step(
                 rngs=rngs,
                 mutable=["batch_stats"],
             )
-            return binary_cross_entropy(logits[:, 0], batch["label"], batch["mask"], pos_weight), updated["batch_stats"]
+            return binary_cross_entropy(logits[:, 0], batch["label"], batch["mask"], config.pos_weight), updated[
+                "batch_stats"
+            ]
 
         (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        direction, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        rate = learning_rate(config, state.step, state.total_steps)
+        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
         averaged = state.ema
-        if ema is not None:
+        if config.ema is not None:
             fresh = {"params": params, "batch_stats": batch_stats}
             # Early on a fixed decay would keep the initial weights: (1 + t) / (10 + t), as in TensorFlow's average.
-            decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+            decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
             averaged = optax.incremental_update(fresh, state.ema, 1 - decay)
-        state = TrainState(state.step + 1, params, batch_stats, opt_state, state.loss_sum + loss, averaged)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            loss_sum=state.loss_sum + loss,
+            ema=averaged,
+        )
         return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
     return jax.jit(step, donate_argnums=0)

@@ -15,17 +15,18 @@ from jaxlesion.cli import arguments, parse_train
 from jaxlesion.compilation import keep_compiled
 from jaxlesion.config import TrainConfig
 from jaxlesion.console import print_figures, run_program, say
-from jaxlesion.data.folds import assign, subset, validation_rows
+from jaxlesion.data.folds import assign, subset, training_rows, validation_rows
 from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
-from jaxlesion.data.loader import open_batches
+from jaxlesion.data.loader import open_batches, steps_per_epoch
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.errors import InputError
 from jaxlesion.files import sha256
 from jaxlesion.inference import lesions_of
 from jaxlesion.metrics import summary
 from jaxlesion.runs import Run, make_manifest
+from jaxlesion.state import build_model
 from jaxlesion.training import FoldTraining
-from jaxlesion.weights import find_weights
+from jaxlesion.weights import find_weights, read_variables
 
 
 def train(config: TrainConfig) -> Run:
@@ -81,9 +82,36 @@ def open_run(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tup
             )
         return run, lesions_of(run, dataset)
     lesions = assign(subset(dataset.lesions, config.data.max_records, config.data.seed), config.folds)
+    check_trainable(config, lesions, weights)
     source = {"name": config.weights, "sha256": weights_sha}
     manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
     return Run.create(config.run_dir, config, lesions, manifest), lesions
+
+
+def check_trainable(config: TrainConfig, lesions: pd.DataFrame, weights: Path | None) -> None:
+    """Find out before a run is written what would stop its training at the first step.
+
+    Raises:
+        InputError: a fold that does not exist or does not fill a batch, or weights that do not fit.
+    """
+    existing = sorted(lesions["fold"].unique().tolist())
+    for fold in choose_folds(config, existing):
+        rows = training_rows(lesions, fold, config.sampling, config.data.seed)
+        steps_per_epoch(rows, config.data.batch_size)
+    if weights is not None:
+        read_variables(build_model(config.model), weights)
+
+
+def choose_folds(config: TrainConfig, existing: list[int]) -> list[int]:
+    """The folds that `--fold` means, ascending.
+
+    Raises:
+        InputError: one that does not exist.
+    """
+    wanted = existing if config.fold == "all" else sorted(set(config.fold))
+    if absent := [k for k in wanted if k not in existing]:
+        raise InputError(f"--fold {absent[0]}: the folds are {', '.join(map(str, existing))}")
+    return wanted
 
 
 def wanted_folds(run: Run, config: TrainConfig) -> list[int]:
@@ -92,16 +120,14 @@ def wanted_folds(run: Run, config: TrainConfig) -> list[int]:
     Raises:
         InputError: a fold that does not exist, or is already there and not to be resumed.
     """
-    existing = sorted(run.folds_table()["fold"].unique().tolist())
-    wanted = existing if config.fold == "all" else sorted(set(config.fold))
-    if absent := [k for k in wanted if k not in existing]:
-        raise InputError(f"--fold {absent[0]}: the folds of {run.folder} are {', '.join(map(str, existing))}")
+    wanted = choose_folds(config, sorted(run.folds_table()["fold"].unique().tolist()))
     if config.resume:
         return [k for k in wanted if not run.fold(k).finished]
     for k in wanted:
         if run.fold(k).started:
-            state = "finished" if run.fold(k).finished else "started: go on with it by --resume"
-            raise InputError(f"{run.folder}: fold {k} is {state}; or give another --run-dir")
+            finished = run.fold(k).finished
+            what = "finished: train another fold" if finished else "started: go on with it by --resume"
+            raise InputError(f"{run.folder}: fold {k} is {what}, or give another --run-dir")
     return wanted
 
 

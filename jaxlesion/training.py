@@ -15,7 +15,7 @@ from jaxlesion.config import RECIPES, RecipeSpec, TrainConfig
 from jaxlesion.console import Meter, say
 from jaxlesion.data.batch import Batch
 from jaxlesion.data.folds import training_rows, validation_rows
-from jaxlesion.data.loader import Batches
+from jaxlesion.data.loader import Batches, steps_per_epoch
 from jaxlesion.data.predictions import predictions_table
 from jaxlesion.errors import InputError
 from jaxlesion.inference import decode_ahead, predict_rows
@@ -46,20 +46,18 @@ class FoldTraining:
         self.batches = batches
         self.training = training_rows(lesions, fold, config.sampling, config.data.seed)
         self.validation = validation_rows(lesions, fold, config.sampling, config.data.seed)
-        self.steps = self.batches.steps_per_epoch(self.training)
+        self.steps = steps_per_epoch(self.training, config.data.batch_size)
         self.mesh = data_mesh(config.data.batch_size)
         self.model = build_model(config.model)
-        self.optimiser = make_optimiser(config.optim, self.steps * config.epochs, freeze=config.model.freeze)
+        self.optimiser = make_optimiser(config.optim, freeze=config.model.freeze)
         recipe, on_host = RECIPES[config.augment.recipe], config.augment.backend == "albumentations"
         self.host_recipe = recipe if on_host else None
         self.train_step = make_train_step(
             self.model,
             self.optimiser,
+            config.optim,
             seed=config.data.seed,
-            pos_weight=config.optim.pos_weight,
-            ema=config.optim.ema,
             recipe=RecipeSpec() if on_host else recipe,
-            steps_per_epoch=self.steps,
         )
         self.predict_step = make_predict_step(self.model)
 
@@ -128,7 +126,13 @@ class FoldTraining:
         variables, notes = initial_variables(self.model, self.weights, self.config.data.seed)
         for note in notes:
             say(f"fold {self.fold}: {note}")
-        state = create_state(variables, self.optimiser, ema=self.config.optim.ema is not None)
+        state = create_state(
+            variables,
+            self.optimiser,
+            steps_per_epoch=self.steps,
+            total_steps=self.steps * self.config.epochs,
+            ema=self.config.optim.ema is not None,
+        )
         return jax.device_put(state, replicated(self.mesh))
 
     def _epoch(self, state: TrainState, epoch: int, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:

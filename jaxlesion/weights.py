@@ -58,19 +58,27 @@ def _download(repository: str, path: Path) -> None:
     fetched.replace(path)
 
 
+def read_variables(model: EfficientNetV2, path: Path) -> tuple[Variables, list[str]]:
+    """The variables in a file; a classifier that does not fit is abstract. Also what the reader should be told.
+
+    Raises:
+        InputError: the file cannot be read or does not fit the model.
+    """
+    try:
+        return from_timm(read_safetensors(path), abstract_variables(model))
+    except InputError as e:
+        raise InputError(f"{path}: {e}" if str(path) not in str(e) else str(e)) from None
+
+
 def initial_variables(model: EfficientNetV2, path: Path | None, seed: int) -> tuple[Variables, list[str]]:
-    """Variables to start training from, and what the reader should be told of them.
+    """Variables to start training from, and what the reader should be told of them; random ones without a file.
 
     Raises:
         InputError: the file cannot be read or does not fit the model.
     """
     if path is None:
         return init_variables(model, seed), ["random weights, by --weights none"]
-    template = abstract_variables(model)
-    try:
-        variables, notes = from_timm(read_safetensors(path), template)
-    except InputError as e:
-        raise InputError(f"{path}: {e}" if str(path) not in str(e) else str(e)) from None
+    variables, notes = read_variables(model, path)
     head = variables["params"].get(HEAD)
     if head is not None and isinstance(head["kernel"], jax.ShapeDtypeStruct):  # not ported: a fresh one
         features, classes = head["kernel"].shape

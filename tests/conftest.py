@@ -3,6 +3,7 @@
 import os
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"  # before JAX is imported
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling takes the time here, not running
 
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory) -> None:
     """Compile each step once a session, not once a test."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    folder = tmp_path_factory.mktemp("xla")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # for commands in processes of their own
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

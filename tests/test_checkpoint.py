@@ -15,7 +15,7 @@ CONFIG = TrainConfig(model=ModelConfig(variant="tiny"), optim=OptimConfig(ema=0.
 
 @pytest.fixture(scope="module")
 def state():
-    optimiser = make_optimiser(CONFIG.optim, 10)
+    optimiser = make_optimiser(CONFIG.optim)
     return create_state(init_variables(build_model(CONFIG.model), 0), optimiser, ema=True)
 
 

@@ -296,7 +296,6 @@ GROUPS = {
             *("Fewer rows than a batch", nothing, T, (*TRAIN, "--data.batch-size", "22")),
             "20 training rows do not fill one batch: lower --data.batch-size",
             "Lower `--data.batch-size`, or keep more negatives.",
-            leaves=True,
         ),
     ],
     "Weights": [
@@ -309,7 +308,6 @@ GROUPS = {
             *("The file cannot be read", garbled_weights, T, (*TRAIN, *WEIGHTS)),
             "weights.safetensors: not a readable safetensors file (...); give timm's model.safetensors",
             "Get the file again; files of PyTorch (`.bin`, `.pth`) are not read, since reading one may run code.",
-            leaves=True,
         ),
         Case(
             *("The file is another model's", other_weights, T, (*TRAIN, *WEIGHTS)),
@@ -317,7 +315,6 @@ GROUPS = {
             "blocks.0.0.bn1.running_mean, blocks.0.0.bn1.running_var and 136 more; "
             "wrong shape: conv_stem.weight (32, 3, 3, 3) for (8, 3, 3, 3); give weights of this very model",
             "Choose the `--model.variant` that the weights belong to.",
-            leaves=True,
         ),
     ],
     "Options": [
@@ -381,12 +378,12 @@ GROUPS = {
         ),
         Case(
             *("A fold that is finished", a_finished_fold, T, OURS),
-            "run: fold 0 is finished; or give another --run-dir",
+            "run: fold 0 is finished: train another fold, or give another --run-dir",
             "Train another fold, or the same one into another `--run-dir`.",
         ),
         Case(
             *("A fold that was begun", a_started_fold, T, OURS),
-            "run: fold 0 is started: go on with it by --resume; or give another --run-dir",
+            "run: fold 0 is started: go on with it by --resume, or give another --run-dir",
             "Add `--resume`.",
         ),
         Case(

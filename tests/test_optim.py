@@ -41,7 +41,8 @@ def test_loss_refuses_shapes_that_would_broadcast():
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_schedule_warms_up_then_falls_or_stays(schedule):
-    rate = learning_rate(OptimConfig(learning_rate=0.5, schedule=schedule, warmup_steps=10), 110)
+    config = OptimConfig(learning_rate=0.5, schedule=schedule, warmup_steps=10)
+    rate = lambda step: learning_rate(config, step, 110)  # noqa: E731
     assert rate(0) == 0
     assert np.isclose(rate(5), 0.25)
     assert np.isclose(rate(10), 0.5)
@@ -50,20 +51,20 @@ def test_schedule_warms_up_then_falls_or_stays(schedule):
 
 
 def test_short_training_still_reaches_the_peak():
-    rate = learning_rate(OptimConfig(learning_rate=0.5, warmup_steps=40), 8)
-    assert max(float(rate(k)) for k in range(8)) == 0.5
-    assert learning_rate(OptimConfig(learning_rate=0.5, warmup_steps=0), 8)(0) == 0.5
+    rates = [float(learning_rate(OptimConfig(learning_rate=0.5, warmup_steps=40), k, 8)) for k in range(8)]
+    assert max(rates) == 0.5
+    assert learning_rate(OptimConfig(learning_rate=0.5, warmup_steps=0), 0, 8) == 0.5
 
 
-def test_first_step_of_adam_moves_every_weight_by_the_learning_rate():
-    optimiser = make_optimiser(OptimConfig(learning_rate=0.1, schedule="constant", warmup_steps=0), 10)
+def test_first_direction_of_adam_is_the_sign_of_the_gradient():
+    optimiser = make_optimiser(OptimConfig())
     updates, _ = optimiser.update(jax.tree.map(lambda x: 7 * x, PARAMS), optimiser.init(PARAMS), PARAMS)
     for leaf in jax.tree.leaves(updates):
-        np.testing.assert_allclose(leaf, -0.1, rtol=1e-5)
+        np.testing.assert_allclose(leaf, 1, rtol=1e-5)
 
 
 def test_freezing_moves_the_classifier_only_and_keeps_no_moments_of_the_rest():
-    optimiser = make_optimiser(OptimConfig(warmup_steps=0), 10, freeze=True)
+    optimiser = make_optimiser(OptimConfig(), freeze=True)
     state = optimiser.init(PARAMS)
     updates, _ = optimiser.update(PARAMS, state, PARAMS)
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(updates["blocks_0_0"]))
@@ -72,15 +73,14 @@ def test_freezing_moves_the_classifier_only_and_keeps_no_moments_of_the_rest():
 
 
 def test_weight_decay_reaches_kernels_alone():
-    optimiser = make_optimiser(OptimConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.5), 10)
+    optimiser = make_optimiser(OptimConfig(weight_decay=0.5))
     updates, _ = optimiser.update(optax.tree.zeros_like(PARAMS), optimiser.init(PARAMS), PARAMS)
     for path, leaf in jax.tree.leaves_with_path(updates):
-        np.testing.assert_allclose(leaf, -0.05 if "kernel" in jax.tree_util.keystr(path) else 0.0, rtol=1e-5)
+        np.testing.assert_allclose(leaf, 0.5 if "kernel" in jax.tree_util.keystr(path) else 0.0, rtol=1e-5)
 
 
 def test_clipping_bounds_what_adam_sees():
-    config = OptimConfig(warmup_steps=0, clip=1.0)
-    optimiser = make_optimiser(config, 10)
+    optimiser = make_optimiser(OptimConfig(clip=1.0))
     huge = jax.tree.map(lambda x: 1e6 * x, PARAMS)
     _, state = optimiser.update(huge, optimiser.init(PARAMS), PARAMS)
     norm = optax.tree.norm(optax.tree.get(state, "mu")) / 0.1  # the first moment is 0.1 of the first gradient

@@ -28,6 +28,17 @@ def epoch_order(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch, 3)).permutation(rows)
 
 
+def steps_per_epoch(rows: np.ndarray, batch_size: int) -> int:
+    """Whole batches in an epoch of training; the rows left over come in another epoch's order.
+
+    Raises:
+        InputError: fewer rows than one batch.
+    """
+    if len(rows) < batch_size:
+        raise InputError(f"{len(rows)} training rows do not fill one batch: lower --data.batch-size")
+    return len(rows) // batch_size
+
+
 class Batches:
     """Batches of one table's images.
 
@@ -49,16 +60,6 @@ class Batches:
     ):
         self.source, self.ids, self.config, self.cache = source, list(ids), config, cache
         self.target = np.zeros(len(self.ids), np.float32) if target is None else np.asarray(target, np.float32)
-
-    def steps_per_epoch(self, rows: np.ndarray) -> int:
-        """Whole batches in an epoch of training; the rows left over come in another epoch's order.
-
-        Raises:
-            InputError: fewer rows than one batch.
-        """
-        if len(rows) < self.config.batch_size:
-            raise InputError(f"{len(rows)} training rows do not fill one batch: lower --data.batch-size")
-        return len(rows) // self.config.batch_size
 
     def training(self, rows: np.ndarray, spec: RecipeSpec | None, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Shuffled batches `start`, `start` + 1, ... of one epoch.
@@ -116,7 +117,7 @@ class Batches:
 
     def _order(self, rows: np.ndarray, epoch: int, start: int) -> np.ndarray:
         size = self.config.batch_size
-        return epoch_order(rows, self.config.seed, epoch)[start * size : self.steps_per_epoch(rows) * size]
+        return epoch_order(rows, self.config.seed, epoch)[start * size : steps_per_epoch(rows, size) * size]
 
     def _batches(self, rows: np.ndarray, loaded: Iterator[np.ndarray] | None) -> Iterator[Batch]:
         size = self.config.batch_size
