@@ -53,7 +53,7 @@ def predict(config: PredictConfig) -> pd.DataFrame:
         lesions = pd.DataFrame({"isic_id": list(images.ids)})
         table = predict_ensemble(run, lesions, Batches(images, lesions["isic_id"], None, how), config.checkpoint)
         for path, probability in zip(table["isic_id"], table["prediction"], strict=True):
-            say(f"{path}\t{probability:.6f}")
+            print(f"{path}\t{probability:.6f}")  # not through rich, which would turn the tab into spaces
     else:
         dataset = open_dataset(config.data_dir, "test")
         batches = open_batches(how, dataset.lesions, dataset, fingerprint(dataset)["images"])

@@ -146,8 +146,9 @@ class Run:
 
     def collect_oof(self) -> pd.DataFrame:
         """Write and return the run's oof.csv: the rows of all finished folds, fold by fold."""
-        table = concatenate([read_predictions(self.fold(k).oof) for k in self.finished_folds()])
-        write_predictions(self.folder / "oof.csv", table)
+        with filelock.FileLock(self.folder / "oof.lock"):  # of two folds that finish at once, the second sees both
+            table = concatenate([read_predictions(self.fold(k).oof) for k in self.finished_folds()])
+            write_predictions(self.folder / "oof.csv", table)
         return table
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pandas as pd
 
 from jaxlesion import config as configuration
@@ -15,14 +14,14 @@ from jaxlesion.cli import arguments, parse_train
 from jaxlesion.compilation import keep_compiled
 from jaxlesion.config import TrainConfig
 from jaxlesion.console import print_figures, run_program, say
-from jaxlesion.data.folds import assign, subset, training_rows, validation_rows
+from jaxlesion.data.folds import assign, subset, training_rows
 from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
 from jaxlesion.data.loader import open_batches, steps_per_epoch
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.errors import InputError
+from jaxlesion.evaluate import PRIOR_NOTE, figures_of_run
 from jaxlesion.files import sha256
 from jaxlesion.inference import lesions_of
-from jaxlesion.metrics import summary
 from jaxlesion.runs import Run, make_manifest
 from jaxlesion.state import build_model
 from jaxlesion.training import FoldTraining
@@ -50,7 +49,8 @@ def train(config: TrainConfig) -> Run:
             table = FoldTraining(config, fold, fold_dir, lesions, batches, weights).run()
             write_predictions(fold_dir.oof, table)
             run.collect_oof()
-        report(table, lesions, config)
+        for name, columns in figures_of_run(run, lesions, table).items():
+            print_figures(name, columns, ["thresholded at 0.5", PRIOR_NOTE])
     say(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")
     return run
 
@@ -129,20 +129,6 @@ def wanted_folds(run: Run, config: TrainConfig) -> list[int]:
             what = "finished: train another fold" if finished else "started: go on with it by --resume"
             raise InputError(f"{run.folder}: fold {k} is {what}, or give another --run-dir")
     return wanted
-
-
-def report(table: pd.DataFrame, lesions: pd.DataFrame, config: TrainConfig) -> None:
-    """Print one fold's figures, on the normalised validation rows and on the whole fold."""
-    fold = int(table["fold"].iloc[0])
-    rows = lesions["isic_id"].iloc[validation_rows(lesions, fold, config.sampling, config.data.seed)]
-    print_figures(
-        f"fold {fold}",
-        {
-            name: summary(part["target"].to_numpy(np.int8), part["prediction"].to_numpy())
-            for name, part in (("normalised", table[table["isic_id"].isin(rows)]), ("whole fold", table))
-        },
-        ["thresholded at 0.5; probabilities carry the prior of the sampled training rows, uncorrected"],
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

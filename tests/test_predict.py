@@ -1,0 +1,111 @@
+import shutil
+
+import h5py
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxlesion
+from jaxlesion import evaluate, predict
+from jaxlesion.data.demo import write_demo
+from jaxlesion.data.images import decode, open_images, resize
+from jaxlesion.data.predictions import COLUMNS
+from jaxlesion.errors import InputError
+from jaxlesion.evaluate import EvaluateConfig
+
+
+@pytest.fixture(scope="module")
+def table(tiny_run, demo, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("predict")
+    out, submission = folder / "predictions.csv", folder / "submission.csv"
+    predict.main(
+        [*("--run", str(tiny_run), "--data-dir", str(demo), "--out", str(out)), *("--submission", str(submission))]
+    )
+    return pd.read_csv(out), pd.read_csv(submission)
+
+
+def by_hand(run, fold: int, pixels: np.ndarray) -> np.ndarray:
+    """Probabilities of decoded images, through the Python API alone."""
+    model, variables = jaxlesion.load_run(run, fold)
+    logits = jax.jit(model.apply)(variables, jaxlesion.normalise(pixels, model.variant))
+    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)[:, 0]))
+
+
+def test_predictions_are_the_mean_of_the_folds_in_the_order_of_the_test_file(table, tiny_run, demo):
+    ids = pd.read_csv(demo / "test-metadata.csv")["isic_id"]
+    predictions, submission = table
+    assert list(predictions.columns) == list(COLUMNS)
+    assert predictions["isic_id"].tolist() == submission["isic_id"].tolist() == ids.tolist()
+    assert predictions["fold"].isna().all()
+    assert predictions["target"].isna().all()
+    with open_images(demo / "test-image.hdf5") as images:
+        pixels = np.stack([resize(decode(images.read(i), i), 32) for i in ids])
+    expected = (by_hand(tiny_run, 0, pixels) + by_hand(tiny_run, 1, pixels)) / 2
+    np.testing.assert_allclose(predictions["prediction"], expected, atol=1e-6)
+    np.testing.assert_array_equal(submission["target"], predictions["prediction"])
+
+
+def test_single_images_have_a_line_each(table, tiny_run, demo, tmp_path, capsys):
+    ids = table[0]["isic_id"].tolist()
+    with h5py.File(demo / "test-image.hdf5") as images:
+        for isic_id in ids:
+            (tmp_path / f"{isic_id}.jpg").write_bytes(images[isic_id][()])
+    files = [str(tmp_path / f"{isic_id}.jpg") for isic_id in ids]
+    predict.main(["--run", str(tiny_run), "--image", *files])
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line]
+    assert [path for path, _ in lines] == files
+    np.testing.assert_allclose([float(p) for _, p in lines], table[0]["prediction"], atol=1e-6)
+
+
+@pytest.mark.parametrize("argv", [[], ["--image", "absent.jpg"], ["--image", "a.jpg", "--data-dir", "d"]])
+def test_what_cannot_be_predicted_is_one_line(argv, tiny_run, capsys):
+    with pytest.raises(SystemExit) as left:
+        predict.main(["--run", str(tiny_run), *argv])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_data_that_has_moved_is_evaluated_as_before(tiny_run, demo, tmp_path):
+    shutil.copytree(demo, tmp_path / "moved")
+    moved = evaluate.evaluate(EvaluateConfig(run=tiny_run, data_dir=tmp_path / "moved"))
+    assert moved == evaluate.evaluate(EvaluateConfig(run=tiny_run))
+
+
+def test_data_that_has_changed_is_refused(tiny_run, demo, tmp_path):
+    folder = shutil.copytree(demo, tmp_path / "changed")
+    with open(folder / "train-metadata.csv", "a") as file:
+        file.write("\n")
+    with pytest.raises(InputError, match="other metadata"):
+        evaluate.evaluate(EvaluateConfig(run=tiny_run, data_dir=folder))
+
+
+def renamed(folder, tmp_path, patients: bool):
+    """A copy of other lesions than the run's, with other ids, and with the run's patients or others."""
+    target = tmp_path / "other"
+    shutil.copytree(folder, target)
+    table = pd.read_csv(target / "train-metadata.csv", dtype=str)
+    with h5py.File(folder / "train-image.hdf5") as old, h5py.File(target / "train-image.hdf5", "w") as new:
+        for isic_id in table["isic_id"]:
+            new[f"OTHER_{isic_id}"] = old[isic_id][()]
+    table["isic_id"] = "OTHER_" + table["isic_id"]
+    if patients:
+        table["patient_id"] = "OTHER_" + table["patient_id"]
+    table.to_csv(target / "train-metadata.csv", index=False)
+    return target
+
+
+def test_another_labelled_set_is_predicted_by_the_mean_of_the_folds_and_marked_so(tiny_run, tmp_path, capsys):
+    other = write_demo(tmp_path / "fresh", patients=8, lesions=40, malignant=9, test_lesions=2, seed=5)
+    folder = renamed(other, tmp_path, patients=True)
+    evaluate.main(["--run", str(tiny_run), "--data-dir", str(folder), "--json", str(tmp_path / "figures.json")])
+    printed = capsys.readouterr().out
+    assert "external" in printed
+    assert "mean of fold_0" in printed
+    figures = evaluate.evaluate(EvaluateConfig(run=tiny_run, data_dir=folder))
+    assert figures["external"]["all rows"]["n"] == 40
+
+
+def test_a_set_that_shares_patients_with_the_training_data_is_refused(tiny_run, demo, tmp_path):
+    with pytest.raises(InputError, match="patients that"):
+        evaluate.evaluate(EvaluateConfig(run=tiny_run, data_dir=renamed(demo, tmp_path, patients=False)))
