@@ -27,6 +27,8 @@ from jaxlesion.state import build_model
 from jaxlesion.training import FoldTraining
 from jaxlesion.weights import find_weights, read_variables
 
+DEMO_NOTE = "The figures of drawn lesions mean nothing clinically."
+
 
 def train(config: TrainConfig) -> Run:
     """Train the wanted folds of a run, new or existing.
@@ -51,6 +53,8 @@ def train(config: TrainConfig) -> Run:
             run.collect_oof()
         for name, columns in figures_of_run(run, lesions, table).items():
             print_figures(name, columns, ["thresholded at 0.5", PRIOR_NOTE])
+    if config.preset == "demo":
+        say(DEMO_NOTE)
     say(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")
     return run
 
@@ -63,7 +67,7 @@ def locate(config: TrainConfig) -> TrainConfig:
     if config.data_dir is None:
         from jaxlesion.data.demo import write_demo
 
-        say("No --data-dir: training on drawn demo lesions. Their figures mean nothing clinically.")
+        say(f"No --data-dir: training on drawn demo lesions. {DEMO_NOTE}")
         changes["data_dir"] = write_demo(Path("ckpt") / "demo-data")
     config = configuration.replace(config, changes)
     return configuration.replace(config, {"data_dir": config.data_dir.resolve()})
