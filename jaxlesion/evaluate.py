@@ -37,7 +37,7 @@ class EvaluateConfig:
     predictions: Path | None = None
     """CSV with isic_id and prediction, and target unless --metadata gives it."""
     metadata: Path | None = None
-    """With --predictions: CSV that gives target and patient_id by isic_id."""
+    """With --predictions: CSV that gives target and patient_id by isic_id [default: that of --data-dir, if given]."""
     data_dir: Path | None = None
     """With --run: where its data lies now, or another labelled set, which the mean of the folds predicts."""
     checkpoint: Literal["last", "best"] = "last"
@@ -72,7 +72,8 @@ def evaluate(config: EvaluateConfig) -> Figures:
 
 
 def _of_table(config: EvaluateConfig) -> tuple[pd.DataFrame, Figures, list[str]]:
-    metadata = None if config.metadata is None else read_lesions(config.metadata)
+    labels = config.metadata or (config.data_dir and config.data_dir / "train-metadata.csv")
+    metadata = None if labels is None else read_lesions(labels)
     table = read_predictions(config.predictions, metadata)
     if (unknown := table["target"].isna()).any():
         first = table["isic_id"][unknown].iloc[0]

@@ -70,6 +70,16 @@ def test_evaluate_of_the_table_is_the_same_in_any_row_order(tiny_run, tmp_path):
     assert one["oof.csv"] == other["shuffled.csv"]
 
 
+@pytest.mark.parametrize("option", ["--metadata", "--data-dir"])
+def test_targets_may_come_from_elsewhere(option, tiny_run, demo, tmp_path):
+    table = pd.read_csv(tiny_run / "oof.csv")
+    table[["isic_id", "prediction"]].to_csv(tmp_path / "oof.csv", index=False)
+    source = demo / "train-metadata.csv" if option == "--metadata" else demo
+    evaluate.main(["--predictions", str(tmp_path / "oof.csv"), option, str(source), "--json", str(tmp_path / "f.json")])
+    figures = json.loads((tmp_path / "f.json").read_text())["figures"]["oof.csv"]["all rows"]
+    assert figures["roc_auc"] == summary(table["target"], table["prediction"])["roc_auc"]
+
+
 def test_evaluate_best_carries_its_note_and_last_does_not(tiny_run, tmp_path, capsys):
     texts = {}
     for which in ("last", "best"):
