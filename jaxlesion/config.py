@@ -169,6 +169,7 @@ class TrainConfig:
 
 # What a later command may choose anew without making it another run.
 NOT_IDENTITY = ("fold", "data_dir", "run_dir", "resume", "checkpoint")
+NOT_IDENTITY_DATA = ("workers", "cache", "cache_gib", "on_device")  # of `data`: they change no pixel
 
 # Options that replace one another: giving one on the command line unsets the other.
 EXCLUSIVE = (("sampling.negatives_kept", "sampling.negatives_per_positive"), ("folds.group", "folds.file"))
@@ -329,5 +330,8 @@ def _from_json(value: Any, hint: Any) -> Any:
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:
-    """What makes two commands the same run: everything but where, which fold and how often it is saved."""
-    return {name: value for name, value in to_dict(config).items() if name not in NOT_IDENTITY}
+    """What makes two commands the same run: all that a figure depends on, not where or how fast it comes about."""
+    kept = {name: value for name, value in to_dict(config).items() if name not in NOT_IDENTITY}
+    if kept["weights"] not in ("imagenet", "none"):
+        kept["weights"] = "a file"  # may lie elsewhere on another machine: its SHA-256 is compared, not its path
+    return kept | {"data": {name: value for name, value in kept["data"].items() if name not in NOT_IDENTITY_DATA}}

@@ -82,7 +82,7 @@ def open_run(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tup
         run.check_same(config, data)
         if run.manifest["weights"]["sha256"] != weights_sha:
             raise InputError(
-                f"{run.folder} was started from other weights than {weights}: give those, or another --run-dir"
+                f"{run.folder} was started from other weights than {config.weights}: give those, or another --run-dir"
             )
         return run, lesions_of(run, dataset)
     lesions = assign(subset(dataset.lesions, config.data.max_records, config.data.seed), config.folds)

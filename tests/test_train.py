@@ -1,6 +1,7 @@
 """The published commands, end to end, on drawn lesions and the tiny network."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -185,6 +186,21 @@ def frozen_command(tiny_command, tmp_path_factory):
 
 def place_nothing(self, state):
     self.put, self.held = training.put_on(self.mesh), "nothing"
+
+
+def test_another_machine_goes_on_with_its_own_paths_and_threads_but_no_other_weights(frozen_command, tmp_path, capsys):
+    weights = frozen_command[frozen_command.index("--model.freeze") - 1]
+    run, moved = tmp_path / "run", tmp_path / "moved.safetensors"
+    shutil.copy(weights, moved)
+    options = ["--augment.recipe", "none", "--epochs", "1"]
+    train.main([*frozen_command, *options, "--run-dir", str(run)])
+    elsewhere = ["--weights", str(moved), "--data.workers", "1", "--data.no-cache"]
+    train.main(["--run-dir", str(run), "--fold", "1", *elsewhere])
+    assert Run.open(run).finished_folds() == [0, 1]
+    moved.write_bytes(moved.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(SystemExit):
+        train.main(["--run-dir", str(run), "--fold", "2", *elsewhere])
+    assert "other weights" in capsys.readouterr().err
 
 
 def test_features_computed_once_train_the_same_classifier_as_images(frozen_command, tmp_path, monkeypatch):
