@@ -21,31 +21,36 @@ import time
 def jaxlesion_step(args: argparse.Namespace):
     """A function that runs one step of ours and waits for it, and a description."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
     from jaxlesion.config import ModelConfig, OptimConfig, RecipeSpec
+    from jaxlesion.memory import keep_memory
     from jaxlesion.optim import make_optimiser
+    from jaxlesion.sharding import data_mesh, put_on, replicated, use_cores
     from jaxlesion.state import build_model, create_state, init_variables
     from jaxlesion.steps import make_predict_step, make_train_step
 
+    keep_memory()  # this and the cores as devices: as every program of the package does
+    use_cores(args.batch)
+    mesh = data_mesh(args.batch)
     dtype = "bfloat16" if args.bf16 else "float32"
     model = build_model(ModelConfig(variant=args.variant, dtype=dtype))
     variables = init_variables(model, 0)
     shape = (args.batch, args.size, args.size, 3)
     batch = {
-        "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)),
-        "label": jnp.asarray(np.arange(args.batch) % 10 == 0, jnp.float32),
-        "mask": jnp.ones(args.batch),
-        "row": jnp.arange(args.batch, dtype=jnp.int32),
+        "image": np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
+        "label": (np.arange(args.batch) % 10 == 0).astype(np.float32),
+        "mask": np.ones(args.batch, np.float32),
+        "row": np.arange(args.batch, dtype=np.int32),
     }
-    name = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
+    batch, variables = put_on(mesh)(batch), jax.device_put(variables, replicated(mesh))
+    name = f"jax {jax.__version__} on {mesh.size} {jax.devices()[0].device_kind}"
     if args.what == "infer":
         predict = make_predict_step(model)
         return lambda: predict(variables, batch).block_until_ready(), name
     optimiser = make_optimiser(OptimConfig())
-    train = make_train_step(model, optimiser, OptimConfig(), seed=0, recipe=RecipeSpec())
-    state = create_state(variables, optimiser, total_steps=1000)
+    train = make_train_step(model, optimiser, OptimConfig(), seed=0, recipe=RecipeSpec(), mesh=mesh)
+    state = jax.device_put(create_state(variables, optimiser, total_steps=1000), replicated(mesh))
 
     def step() -> None:
         nonlocal state

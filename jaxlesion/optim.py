@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxlesion.config import OptimConfig
-from jaxlesion.model.efficientnet import HEAD
 
 
-def binary_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, pos_weight: float = 1.0) -> jax.Array:
+def binary_cross_entropy(
+    logits: jax.Array, labels: jax.Array, mask: jax.Array, pos_weight: float = 1.0, count: jax.Array | None = None
+) -> jax.Array:
     """Mean of -[w y log p + (1 - y) log(1 - p)] over the rows whose mask is 1.
 
     Args:
@@ -16,12 +17,13 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array, 
         labels: [b] 0 or 1.
         mask: [b] 1 for rows that count.
         pos_weight: w, the weight of the positives.
+        count: [] what is divided by, where the rows are a share of a batch [default: the rows that count].
 
     Returns:
         [] float32; 0 when no row counts.
     """
     loss = optax.sigmoid_binary_cross_entropy(logits, labels) * jnp.where(labels == 1, pos_weight, 1.0)
-    return jnp.sum(loss * mask) / jnp.maximum(jnp.sum(mask), 1)
+    return jnp.sum(loss * mask) / jnp.maximum(jnp.sum(mask) if count is None else count, 1)
 
 
 def learning_rate(config: OptimConfig, step: jax.Array, total_steps: jax.Array) -> jax.Array:
@@ -37,24 +39,18 @@ def learning_rate(config: OptimConfig, step: jax.Array, total_steps: jax.Array) 
     return config.learning_rate * jnp.where(step < warmup, rising, falling)
 
 
-def make_optimiser(config: OptimConfig, *, freeze: bool = False) -> optax.GradientTransformation:
+def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
     """The direction of Adam (Kingma and Ba 2015), uphill and before the learning rate.
 
     Gradients are clipped before it, and decoupled weight decay of the kernels is added after it, where
-    asked for. With `freeze`, only the classifier has moments and moves.
+    asked for.
     """
     steps = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    steps.append(optax.scale_by_adam())
+    # Its moments lie in one vector each: hundreds of small arrays cost 2 s of tracing and loading at every start.
+    steps.append(optax.flatten(optax.scale_by_adam()))
     steps += [optax.add_decayed_weights(config.weight_decay, _kernels)] if config.weight_decay else []
-    optimiser = optax.chain(*steps)
-    if not freeze:
-        return optimiser
-    return optax.partition({"train": optimiser, "freeze": optax.set_to_zero()}, _head_only)
+    return optax.chain(*steps)
 
 
 def _kernels(params):
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-
-def _head_only(params):
-    return {name: jax.tree.map(lambda _: "train" if name == HEAD else "freeze", tree) for name, tree in params.items()}  # noqa: B023

@@ -1,5 +1,6 @@
 """What training changes, as one pytree."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -9,7 +10,7 @@ import optax
 
 from jaxlesion.config import ModelConfig, TrainConfig
 from jaxlesion.errors import InputError
-from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2, Variant
+from jaxlesion.model.efficientnet import HEAD, VARIANTS, EfficientNetV2, Variant
 from jaxlesion.optim import make_optimiser
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
@@ -22,7 +23,7 @@ class TrainState:
     step: jax.Array  # int32 [], steps done
     params: Any
     batch_stats: Any
-    opt_state: optax.OptState
+    opt_state: optax.OptState  # of what `moving` gives
     steps_per_epoch: jax.Array  # int32 []; with the next one in the state, folds of any length share a compiled step
     total_steps: jax.Array  # int32 []
     loss_sum: jax.Array  # float32 [], sum of the batch losses since the epoch began
@@ -39,15 +40,27 @@ def init_variables(model: EfficientNetV2, seed: int) -> Variables:
     return jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
 
 
+@functools.cache
 def abstract_variables(model: EfficientNetV2) -> Variables:
     """Shapes and types of the variables, computing nothing."""
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def moving(variables: Variables, *, frozen: bool) -> Variables:
+    """The part of the variables that training changes: with `frozen` the classifier, else all."""
+    return {"params": {HEAD: variables["params"][HEAD]}, "batch_stats": {}} if frozen else variables
+
+
+def merged(variables: Variables, part: Variables) -> Variables:
+    """`variables` with the modules of `part` in place of their own."""
+    return {name: {**modules, **part.get(name, {})} for name, modules in variables.items()}
 
 
 def create_state(
     variables: Variables,
     optimiser: optax.GradientTransformation,
     *,
+    frozen: bool = False,
     steps_per_epoch: int = 1,
     total_steps: int = 1,
     ema: bool = False,
@@ -57,7 +70,7 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        opt_state=optimiser.init(variables["params"]),
+        opt_state=optimiser.init(moving(variables, frozen=frozen)["params"]),
         steps_per_epoch=jnp.asarray(steps_per_epoch, jnp.int32),
         total_steps=jnp.asarray(total_steps, jnp.int32),
         loss_sum=jnp.zeros((), jnp.float32),
@@ -92,9 +105,6 @@ def build_model(config: ModelConfig) -> EfficientNetV2:
 def abstract_state(config: TrainConfig, sharding: jax.sharding.Sharding) -> TrainState:
     """Shapes, types and sharding of a run's state, for restoring a checkpoint into."""
     model = build_model(config.model)
-    optimiser = make_optimiser(config.optim, freeze=config.model.freeze)
-
-    def make() -> TrainState:
-        return create_state(init_variables(model, 0), optimiser, ema=config.optim.ema is not None)
-
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(make))
+    make = functools.partial(create_state, frozen=model.frozen, ema=config.optim.ema is not None)
+    state = jax.eval_shape(lambda variables: make(variables, make_optimiser(config.optim)), abstract_variables(model))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)

@@ -1,17 +1,22 @@
 """The two jitted steps: `(state, batch) -> (state, metrics)` and `(variables, batch) -> probability`."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from jaxlesion.augment import augment
 from jaxlesion.config import OptimConfig, RecipeSpec
 from jaxlesion.data.batch import Batch
 from jaxlesion.model.efficientnet import EfficientNetV2
 from jaxlesion.optim import binary_cross_entropy, learning_rate
-from jaxlesion.state import TrainState, Variables, normalise
+from jaxlesion.sharding import DATA
+from jaxlesion.state import TrainState, Variables, merged, moving, normalise
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[Variables, Batch], jax.Array]
@@ -24,6 +29,7 @@ def make_train_step(
     *,
     seed: int,
     recipe: RecipeSpec,
+    mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One optimiser step on one batch; the state that goes in is donated and gone.
 
@@ -37,41 +43,49 @@ def make_train_step(
         config: schedule, weight of the positives and moving average.
         seed: of what is drawn.
         recipe: augmentation of uint8 images; `RecipeSpec()` where the host has augmented them.
+        mesh: that the batch is split over.
     """
 
+    split_model = model.clone(axis_name=DATA)
+
+    # Every device differentiates its share of the batch, and one sum over them ends it: left to the compiler, a sum
+    # between devices would stand in each turn of the loops in which kernels' gradients are added up.
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(DATA), P(DATA), P(DATA), P()), out_specs=P(), check_vma=False)
+    def differentiate(whole: Variables, images: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array):
+        count = lax.psum(jnp.sum(mask), DATA)
+
+        def loss_of(params):
+            variables, rngs = merged(whole, {"params": params}), {"dropout": key}
+            logits, updated = split_model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
+            return binary_cross_entropy(logits[:, 0], label, mask, config.pos_weight, count), updated["batch_stats"]
+
+        params = moving(whole, frozen=model.frozen)["params"]
+        (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return *lax.psum((loss, grads), DATA), batch_stats
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), state.step)}
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         images = batch["image"]
         if images.ndim == 4:  # else the features of a frozen backbone
             images = augment(images, recipe, seed, state.step // state.steps_per_epoch, batch["row"])
             images = normalise(images, model.variant)
 
-        def loss_of(params):
-            logits, updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                rngs=rngs,
-                mutable=["batch_stats"],
-            )
-            return binary_cross_entropy(logits[:, 0], batch["label"], batch["mask"], config.pos_weight), updated[
-                "batch_stats"
-            ]
-
-        (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        direction, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        whole = {"params": state.params, "batch_stats": state.batch_stats}
+        before = moving(whole, frozen=model.frozen)["params"]
+        loss, grads, batch_stats = differentiate(whole, images, batch["label"], batch["mask"], key)
+        direction, opt_state = optimiser.update(grads, state.opt_state, before)
         rate = learning_rate(config, state.step, state.total_steps)
-        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+        after = jax.tree.map(lambda p, d: p - rate * d, before, direction)
+        whole = merged(whole, {"params": after, "batch_stats": batch_stats})
         averaged = state.ema
         if config.ema is not None:
-            fresh = {"params": params, "batch_stats": batch_stats}
             # Early on a fixed decay would keep the initial weights: (1 + t) / (10 + t), as in TensorFlow's average.
             decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
-            averaged = optax.incremental_update(fresh, state.ema, 1 - decay)
+            new, old = (moving(variables, frozen=model.frozen) for variables in (whole, state.ema))
+            averaged = merged(state.ema, optax.incremental_update(new, old, 1 - decay))
         state = state.replace(
+            **whole,
             step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
             opt_state=opt_state,
             loss_sum=state.loss_sum + loss,
             ema=averaged,

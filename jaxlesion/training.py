@@ -49,7 +49,7 @@ class FoldTraining:
         self.steps = steps_per_epoch(self.training, config.data.batch_size)
         self.mesh = data_mesh(config.data.batch_size)
         self.model = build_model(config.model)
-        self.optimiser = make_optimiser(config.optim, freeze=config.model.freeze)
+        self.optimiser = make_optimiser(config.optim)
         recipe, on_host = RECIPES[config.augment.recipe], config.augment.backend == "albumentations"
         self.host_recipe = recipe if on_host else None
         self.train_step = make_train_step(
@@ -58,6 +58,7 @@ class FoldTraining:
             config.optim,
             seed=config.data.seed,
             recipe=RecipeSpec() if on_host else recipe,
+            mesh=self.mesh,
         )
         self.predict_step = make_predict_step(self.model)
 
@@ -126,14 +127,18 @@ class FoldTraining:
         variables, notes = initial_variables(self.model, self.weights, self.config.data.seed)
         for note in notes:
             say(f"fold {self.fold}: {note}")
-        state = create_state(
+        # Leaf by leaf, hundreds of tiny programs would be compiled.
+        create = jax.jit(
+            create_state, static_argnames=("optimiser", "frozen", "ema"), out_shardings=replicated(self.mesh)
+        )
+        return create(
             variables,
             self.optimiser,
+            frozen=self.model.frozen,
             steps_per_epoch=self.steps,
             total_steps=self.steps * self.config.epochs,
             ema=self.config.optim.ema is not None,
         )
-        return jax.device_put(state, replicated(self.mesh))
 
     def _epoch(self, state: TrainState, epoch: int, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
         """Finish epoch `epoch` (from 0), wherever the state stands in it, and validate."""
@@ -156,6 +161,7 @@ class FoldTraining:
             {
                 "epoch": epoch + 1,
                 "steps": self.steps - start,
+                "first_step_seconds": meter.first[0] - began,  # traces, and compiles or loads what was compiled
                 "train_seconds": seconds,
                 "validation_seconds": time.perf_counter() - began - seconds,
                 "images_per_second": meter.rate,

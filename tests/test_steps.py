@@ -30,8 +30,8 @@ def parts(ema: float | None = None, **options):
     """Initial variables, optimiser, train and predict steps: made once for all tests that share the options."""
     model = build_model(ModelConfig(variant="tiny", dtype="float32", **options))
     config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant", ema=ema)
-    optimiser = make_optimiser(config, freeze=model.frozen)
-    step = make_train_step(model, optimiser, config, seed=0, recipe=RecipeSpec())
+    optimiser = make_optimiser(config)
+    step = make_train_step(model, optimiser, config, seed=0, recipe=RecipeSpec(), mesh=data_mesh(8))
     return jax.tree.map(np.asarray, init_variables(model, 0)), optimiser, step, make_predict_step(model)
 
 
@@ -39,7 +39,7 @@ def start(ema: float | None = None, **options):
     """A fresh state on a mesh of two devices, and its train and predict steps."""
     variables, optimiser, step, predict = parts(ema, **options)
     mesh = data_mesh(8)
-    state = create_state(variables, optimiser, ema=ema is not None)
+    state = create_state(variables, optimiser, frozen=options.get("freeze", False), ema=ema is not None)
     return jax.device_put(state, replicated(mesh)), step, predict, mesh
 
 
@@ -67,11 +67,11 @@ def test_one_device_and_two_give_the_same_step():
     """By plain gradient descent: Adam would make whole steps of the rounding of gradients that are zero."""
     variables = parts()[0]
     config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant")
-    model = build_model(ModelConfig(variant="tiny", dtype="float32"))
-    step = make_train_step(model, optax.identity(), config, seed=0, recipe=RECIPES["full"])
+    model = build_model(ModelConfig(variant="tiny", dtype="float32", dropout=0.5, drop_path=0.5))
     results = []
     for devices in (1, 2):
         mesh = data_mesh(8, jax.devices()[:devices])
+        step = make_train_step(model, optax.identity(), config, seed=0, recipe=RECIPES["full"], mesh=mesh)
         state, losses = jax.device_put(create_state(variables, optax.identity()), replicated(mesh)), []
         state = train_batches(step, state, [make_batch(seed=k) for k in range(3)], put_on(mesh), losses.append)
         results.append((losses, leaves(state.variables)))
@@ -80,15 +80,42 @@ def test_one_device_and_two_give_the_same_step():
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
-def test_frozen_backbone_moves_in_nothing_but_the_classifier():
-    state, step, _, mesh = start(freeze=True)
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_frozen_backbone_moves_in_nothing_but_the_classifier(ema):
+    state, step, _, mesh = start(ema, freeze=True)
     before = jax.tree.map(np.asarray, state.variables)
     state = train_batches(step, state, [make_batch(seed=k) for k in range(3)], put_on(mesh))
-    after = jax.tree.map(np.asarray, state.variables)
+    after = jax.tree.map(np.asarray, state.variables)  # the average, where there is one
     head_before, head_after = before["params"].pop("classifier"), after["params"].pop("classifier")
     for a, b in zip(leaves(before), leaves(after), strict=True):
         np.testing.assert_array_equal(a, b)
     assert all(np.any(a != b) for a, b in zip(leaves(head_before), leaves(head_after), strict=True))
+    assert sum(leaf.size for leaf in leaves(state.opt_state) if leaf.ndim) == 2 * (
+        48 + 1
+    )  # two moments of the classifier
+
+
+def test_a_frozen_step_is_that_of_the_whole_network_with_the_rest_held():
+    """The classifier's gradient on the features alone, by hand, and one step of Adam with decay and clipping."""
+    model = build_model(ModelConfig(variant="tiny", dtype="float32", freeze=True))
+    config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant", clip=0.01, weight_decay=0.1)
+    optimiser = make_optimiser(config)
+    mesh = data_mesh(8)
+    step = make_train_step(model, optimiser, config, seed=0, recipe=RecipeSpec(), mesh=mesh)
+    variables, rng = parts()[0], np.random.default_rng(3)
+    batch = make_batch() | {"image": rng.standard_normal((8, 48)).astype(np.float32)}  # features
+    head = variables["params"]["classifier"]
+    error = jax.nn.sigmoid(batch["image"] @ head["kernel"] + head["bias"])[:, 0] - batch["label"]
+    gradient = {"kernel": (batch["image"].T @ error)[:, None] / 8, "bias": jnp.mean(error)[None]}
+    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in gradient.values()))
+    state = jax.device_put(create_state(variables, optimiser, frozen=True), replicated(mesh))
+    after, metrics = step(state, put_on(mesh)(batch))
+    assert np.isclose(metrics["grad_norm"], norm, rtol=1e-5)
+    assert norm > 0.01  # so that it is clipped
+    for name, decay in (("kernel", 0.1), ("bias", 0.0)):
+        clipped = gradient[name] * 0.01 / norm
+        expected = head[name] - 1e-2 * (clipped / (jnp.abs(clipped) + 1e-8) + decay * head[name])
+        np.testing.assert_allclose(after.params["classifier"][name], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_masked_rows_carry_no_loss():

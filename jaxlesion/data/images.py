@@ -20,7 +20,8 @@ from typing import Self
 
 import numpy as np
 
-from jaxlesion.data.hdf5 import MAX_BYTES, Refused, index_hdf5, read_hdf5, size_fault
+from jaxlesion.data.cache import CACHE
+from jaxlesion.data.hdf5 import MAX_BYTES, Refused, kept_index, read_hdf5, size_fault
 from jaxlesion.data.ids import valid_id
 from jaxlesion.errors import InputError
 
@@ -183,7 +184,7 @@ class Hdf5Images(ImageSource):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        index = index_hdf5(path)
+        index = kept_index(path, CACHE)
         ids, reasons = index.ids.tolist(), index.reason.tolist()
         spans = zip(index.offset.tolist(), index.size.tolist(), strict=True)
         self._spans = dict(zip(ids, spans, strict=True))

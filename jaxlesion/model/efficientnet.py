@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlesion.model.blocks import BLOCKS, BatchNorm, Conv
+from jaxlesion.model.blocks import BLOCKS, BatchNorm, Conv, Dropout
 
 HEAD = "classifier"  # the top-level key of the classifier in `params`
 
@@ -84,7 +84,7 @@ class EfficientNetV2(nn.Module):
     `drop_path` grows linearly with depth from 0 and, like `dropout` (before the classifier), draws from the rng
     "dropout" in training; a rate of 0 needs no rng. With `frozen`, the backbone runs on its running BatchNorm
     statistics even in training, and no gradient reaches it. `dtype` is that of the computation: parameters,
-    statistics and logits are float32.
+    statistics and logits are float32. `axis_name` is that of the devices which share the batch, inside `shard_map`.
     """
 
     variant: Variant
@@ -93,6 +93,7 @@ class EfficientNetV2(nn.Module):
     drop_path: float = 0.0
     frozen: bool = False
     dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -112,12 +113,12 @@ class EfficientNetV2(nn.Module):
             features = jax.lax.stop_gradient(features)
         logits = features
         if self.num_classes:
-            logits = nn.Dropout(self.dropout, deterministic=not train)(features)
+            logits = Dropout(self.dropout, axis_name=self.axis_name)(features, train=train)
             logits = nn.Dense(self.num_classes, name=HEAD)(logits)
         return (logits, maps | {"features": features}) if intermediates else logits
 
     def _backbone(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
-        conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, self.dtype)
+        conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, self.dtype, self.axis_name)
         maps = {}
         x = maps["stem"] = nn.silu(norm(name="bn1")(conv(self.variant.stem, 3, 2, name="conv_stem")(x), train=train))
         depth, total = 0, sum(stage.repeats for stage in self.variant.stages)
@@ -129,6 +130,7 @@ class EfficientNetV2(nn.Module):
                     stage.expansion,
                     self.drop_path * depth / total,
                     self.dtype,
+                    self.axis_name,
                     name=f"blocks_{i}_{j}",
                 )
                 x = block(x, train=train)

@@ -1,12 +1,14 @@
 """Every way to lay bytes in an HDF5 file reads the same; whatever leads out of the file is refused by name."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
 import pytest
 
-from jaxlesion.data.hdf5 import index_hdf5
+from jaxlesion.data import hdf5
+from jaxlesion.data.hdf5 import index_hdf5, kept_index
 from jaxlesion.data.images import MAX_BYTES, open_images
 from jaxlesion.errors import InputError
 
@@ -249,3 +251,92 @@ def test_nothing_and_empty_places_are_named(tmp_path):
     refused(lambda: open_images(tmp_path / "empty.hdf5"), "holds no image")
     (tmp_path / "folder").mkdir()
     refused(lambda: open_images(tmp_path / "folder"), "holds no image")
+
+
+@pytest.fixture
+def indexed(tmp_path, monkeypatch):
+    """An HDF5 file whose index is kept, the folder of that index, and how often it was made since."""
+    monkeypatch.setattr(hdf5, "KEPT", 3)
+    path, folder = tmp_path / "images.hdf5", tmp_path / "cache"
+    write_images(path, ["a", "b", "c", "d"])
+    kept_index(path, folder)
+    made = []
+    monkeypatch.setattr(hdf5, "index_hdf5", lambda path: made.append(path) or index_hdf5(path))
+    return path, folder, made
+
+
+def write_images(path, ids, size=100):
+    with h5py.File(path, "w") as file:
+        for isic_id in ids:
+            file[isic_id] = np.void(isic_id.encode() * size)
+        file.create_dataset("packed", data=np.frombuffer(IMAGE, np.uint8), compression="gzip")
+
+
+def assert_true(index, path):
+    """Every image of the index is the one that h5py reads."""
+    with h5py.File(path) as file:
+        assert sorted(index.ids) == sorted(file)
+        for isic_id, offset, size in zip(index.ids, index.offset, index.size, strict=True):
+            if offset >= 0:
+                assert path.read_bytes()[offset : offset + size] == file[isic_id][()].tobytes()
+        assert index.offset[index.ids.tolist().index("packed")] == -1
+
+
+def test_an_index_is_found_once(indexed):
+    path, folder, made = indexed
+    again = kept_index(path, folder)
+    assert_true(again, path)
+    assert not made
+    for kept, fresh in zip(again, index_hdf5(path), strict=True):
+        np.testing.assert_array_equal(kept, fresh)
+        assert kept.dtype == fresh.dtype
+
+
+def test_another_file_of_the_same_name_size_and_time_is_noticed(indexed):
+    path, folder, made = indexed
+    before = path.stat()
+    write_images(path, ["d", "c", "b", "a"])  # the same places, by other names
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert_true(kept_index(path, folder), path)
+    assert len(made) == 1
+    assert_true(kept_index(path, folder), path)
+    assert len(made) == 1  # and that is kept in its place
+
+
+def test_other_pixels_in_the_same_places_need_no_other_index(indexed):
+    path, folder, made = indexed
+    with h5py.File(path, "r+") as file:
+        file["b"][()] = np.void(b"B" * 100)
+    assert_true(kept_index(path, folder), path)
+    with h5py.File(path, "r+") as file:
+        file["e"] = np.void(b"e")
+    assert_true(kept_index(path, folder), path)
+    assert len(made) == 1
+
+
+def test_a_damaged_index_is_made_anew(indexed):
+    path, folder, made = indexed
+    kept = next(folder.iterdir())
+    whole, rng = kept.read_bytes(), np.random.default_rng(0)
+    damaged = [b"", whole[: len(whole) // 2], whole[:-1], b"text"]
+    for at in rng.integers(0, len(whole), 100):
+        damaged.append(whole[:at] + bytes([whole[at] ^ (1 << rng.integers(8))]) + whole[at + 1 :])
+    for content in damaged:
+        kept.write_bytes(content)
+        assert_true(kept_index(path, folder), path)
+    assert made  # though some of the flips are in what nobody reads, such as times in the archive
+    kept.write_bytes(b"")
+    kept_index(path, folder)
+    assert kept.read_bytes() == whole
+
+
+def test_a_small_file_or_a_folder_that_cannot_be_written_to_does_without(indexed, tmp_path, monkeypatch):
+    path, _, made = indexed
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        assert_true(kept_index(path, tmp_path / "file"), path)
+    monkeypatch.setattr(hdf5, "KEPT", 6)
+    assert_true(kept_index(path, tmp_path / "other"), path)
+    assert not (tmp_path / "other").exists()
+    assert len(made) == 3
