@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help train test lint clean
+.PHONY: help train test ci-extra lint clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -20,6 +20,9 @@ train: $(VENV)/installed  ## install, then train on the built-in demo lesions (m
 
 test: $(VENV)/installed  ## install, then run the test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+ci-extra: $(VENV)/installed  ## the longer tests: every table of the paper, shrunk, on drawn lesions
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m extra $(ARGS)
 
 lint: $(VENV)/installed  ## check style
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.console import Console
@@ -11,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jaxlesion.errors import InputError
+from jaxlesion.figures import CHOSEN, Compared, Figure
+from jaxlesion.memory import keep_memory
 from jaxlesion.metrics import CLASSES
 
 console = Console(highlight=False, soft_wrap=True)
@@ -20,6 +23,7 @@ LOG_SECONDS = 60  # between two lines of progress where there is no terminal
 def run_program(program: Callable[[], Any]) -> None:
     """Call `program`; an InputError becomes one line on stderr and exit code 2."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save there
+    keep_memory()
     try:
         program()
     except InputError as e:
@@ -84,36 +88,80 @@ class Meter:
         self.bar.stop()
 
 
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar; gives what takes the number done and the number there will be."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# Label and key of every figure that is printed. Those at a threshold stand under it, in a section of their own.
+RATES = (("precision", "precision"), ("recall", "recall"), ("F1", "f1"))
+BY_CLASS = tuple((f"{c} {name}", f"{c}_{key}") for c in CLASSES for name, key in RATES)
 FIGURES = (
     ("rows", "n"),
     ("malignant", "positives"),
     ("malignant : benign", "positive_to_negative"),
     ("ROC AUC", "roc_auc"),
-    ("PR AUC", "pr_auc"),
     ("pAUC above 80 % TPR", "pauc"),
+    ("PR AUC", "pr_auc"),
+    *((f"sens. at {s} % spec.", f"sensitivity_at_{s}_specificity") for s in (90, 95)),
+    *((f"spec. at {s} % sens.", f"specificity_at_{s}_sensitivity") for s in (90, 95)),
+    ("Brier score", "brier"),
+    ("calibration error", "ece"),
+    ("threshold", "threshold"),
+    ("called malignant", "predicted_positives"),
     ("accuracy", "accuracy"),
     ("Hamming loss", "hamming"),
-    *(
-        (f"{c} {name}", f"{c}_{key}")
-        for c in CLASSES
-        for name, key in (("precision", "precision"), ("recall", "recall"), ("F1", "f1"))
-    ),
-    ("macro F1", "macro_f1"),
+    *BY_CLASS,
+    *((f"{mean} {name}", f"{mean}_{key}") for mean in ("macro", "weighted") for name, key in RATES),
+    ("chosen threshold", f"{CHOSEN}threshold"),
+    ("called malignant", f"{CHOSEN}predicted_positives"),
+    ("accuracy", f"{CHOSEN}accuracy"),
+    *((label, CHOSEN + key) for label, key in BY_CLASS),
+    ("macro F1", f"{CHOSEN}macro_f1"),
 )
 
 
-def print_figures(title: str, columns: Mapping[str, Mapping[str, float]], notes: Sequence[str] = ()) -> None:
-    """A table of figures, one column per set of rows, with notes under it."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for label, key in FIGURES:
-        table.add_row(label, *(_shown(figures[key]) for figures in columns.values()))
-    console.print(table)
+def print_figures(title: str, columns: Mapping[str, Mapping[str, Figure]], notes: Sequence[str] = ()) -> None:
+    """A table of figures with their intervals, one column per set of rows, with notes under it."""
+    cells = [{name: _shown(*figure) for name, figure in figures.items()} for figures in columns.values()]
+    _print_table(title, [*columns], cells)
     for note in notes:
         say(note)
 
 
-def _shown(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if value == value else "undefined"
+def print_comparison(title: str, names: Sequence[str], figures: Mapping[str, Compared]) -> None:
+    """A table of the figures of two tables of predictions, and their differences."""
+    columns = (
+        {name: _shown(one.a) for name, one in figures.items()},
+        {name: _shown(one.b) for name, one in figures.items()},
+        {name: _shown(one.difference, one.low, one.high) for name, one in figures.items()},
+        {name: "" if one.p is None else f"{one.p:.3f}" for name, one in figures.items()},
+    )
+    _print_table(title, [*names, "difference", "p"], columns)
+
+
+def _print_table(title: str, names: Sequence[str], columns: Sequence[Mapping[str, str]]) -> None:
+    """The cells of each column, by the names of the figures; a threshold heads what it has in any of them."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    printed = {name for column in columns for name in column}
+    for label, key in FIGURES:
+        heading = key.endswith("threshold")
+        if heading:
+            table.add_section()
+        if key in printed or (heading and key.replace("threshold", "accuracy") in printed):
+            table.add_row(label, *(column.get(key, "") for column in columns))
+    console.print(table)
+
+
+def _shown(value: float, low: float | None = None, high: float | None = None) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    shown = f"{value:.4f}" if value == value else "undefined"
+    return shown if low is None else f"{shown} [{low:.4f}, {high:.4f}]"

@@ -1,30 +1,29 @@
 """python -m jaxlesion.evaluate: figures from the checkpoints of a run, or from a table of predictions."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from jaxlesion.cli import arguments, parse
-from jaxlesion.console import print_figures, run_program
-from jaxlesion.data.folds import validation_rows
+from jaxlesion.console import print_comparison, print_figures, progress, run_program, say
 from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.loader import open_batches
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
 from jaxlesion.errors import InputError
+from jaxlesion.figures import CHOSEN, Compared, How, Parts, as_json, compare, drawn_by, figures_by_part, rows_of_run
 from jaxlesion.files import write_atomic
 from jaxlesion.inference import data_config, lesions_of, predict_ensemble, predict_out_of_fold
-from jaxlesion.metrics import summary
-from jaxlesion.runs import Run, without_nan
-
-Figures = dict[str, dict[str, dict[str, float]]]  # of which folds, on which rows, name of the figure
+from jaxlesion.intervals import DRAWS, LEVEL
+from jaxlesion.runs import Run
+from jaxlesion.subgroups import as_text, by_subgroup
 
 BEST_NOTE = "checkpoint best: its epoch was chosen on rows of this very fold, so these figures are too good"
+P_NOTE = "p: two-sided, twice the smaller share of draws that do not lie on one side of 0"
 PRIOR_NOTE = "probabilities carry the prior of the sampled training rows, uncorrected"
 
 
@@ -44,44 +43,141 @@ class EvaluateConfig:
     """Which checkpoint predicts. best was chosen on rows that it is scored on."""
     batch_size: int | None = None
     """With --run: images per step [default: the run's]. No figure depends on it."""
+    compare: tuple[Path, Path] | None = None
+    """Two CSVs as for --predictions, of the same rows: their figures, differences, and how sure those are."""
     threshold: float = 0.5
     """Predictions of at least this are malignant."""
+    sensitivity: float | None = None
+    """Choose the second threshold, on the other folds, to reach this sensitivity there [default: the highest F1]."""
+    bootstrap: int = DRAWS
+    """Draws for the intervals: of patients, or of rows where no patient has two. 0 for no intervals."""
+    subgroups: bool = False
+    """Also by sex, age, site, hospital, kind of tile and size, and sensitivity by diagnosis, where these are known."""
     out: Path | None = None
     """Write the predictions there, as CSV."""
     json: Path | None = None
     """Write the figures there, as JSON."""
 
 
-def evaluate(config: EvaluateConfig) -> Figures:
+def evaluate(config: EvaluateConfig) -> Parts | dict[str, Compared]:
     """Print the figures and return them; write them and the predictions where asked to.
 
+    The JSON holds `notes`, a list of text; `bootstrap` with `draws`, `by` (patient or row, what was drawn) and `level`,
+    or null without intervals; and `figures`: by part (`fold k`, `pooled`, `mean of folds`, or the name of the file or
+    `external` where rows have no fold), by rows (`normalised`, `whole fold` or `all rows`), by name (those of
+    `metrics.summary`, and after `chosen_` those at the threshold chosen on the other folds), then `value`, `low` and
+    `high`. What is undefined or has no interval is null. With --compare, `figures` is by name alone, then `a`, `b`,
+    `difference`, `low`, `high` and `p`.
+
     Raises:
-        InputError: neither or both of a run and a table; or whatever is wrong with them.
+        InputError: not one of a run, a table and two tables; an option out of range; or whatever is wrong with them.
     """
-    if (config.run is None) == (config.predictions is None):
-        raise InputError("give one of --run, a run's folder, and --predictions, a CSV")
-    table, figures, notes = _of_table(config) if config.run is None else _of_run(config, Run.open(config.run))
-    notes = [f"thresholded at {config.threshold:g}", *notes]
-    for name, columns in figures.items():
-        print_figures(name, columns, notes)
+    how = How(threshold=config.threshold, sensitivity=config.sensitivity, draws=config.bootstrap)
+    _check(config)
+    if config.compare is not None:
+        return _compare(config, how)
+    source = _of_table(config) if config.run is None else _of_run(config, Run.open(config.run))
+    with progress("bootstrap") as tick:
+        parts = figures_by_part(source.rows, source.name, replace(how, tick=tick))
+    notes = [*_notes(how, source.table, parts.get("pooled", {}).get(next(iter(source.rows)), ())), *source.notes]
+    _print(parts)
+    for note in notes:
+        say(note)
+    if config.subgroups:
+        say(as_text(by_subgroup(source.table, source.lesions, config.threshold, draws=config.bootstrap)))
     if config.out is not None:
-        write_predictions(config.out, table)
+        write_predictions(config.out, source.table)
     if config.json is not None:
-        write_atomic(config.json, json.dumps({"notes": notes, "figures": without_nan(figures)}, indent=2) + "\n")
+        write_atomic(config.json, as_json(parts, notes, config.bootstrap, drawn_by(source.table)))
+    return parts
+
+
+def _check(config: EvaluateConfig) -> None:
+    if config.compare is not None:
+        if config.run is not None or config.predictions is not None or config.out is not None:
+            raise InputError("--compare takes two tables of its own: leave out --run, --predictions and --out")
+    elif (config.run is None) == (config.predictions is None):
+        raise InputError("give one of --run, a run's folder, and --predictions, a CSV")
+    if config.subgroups and config.predictions is not None and not (config.metadata or config.data_dir):
+        raise InputError("--subgroups needs the metadata: give --metadata a CSV, or --data-dir")
+    if config.bootstrap < 0:
+        raise InputError(f"--bootstrap is a number of draws, 0 for none, not {config.bootstrap}")
+    if config.sensitivity is not None and not 0 < config.sensitivity <= 1:
+        raise InputError(f"--sensitivity must be in (0, 1], not {config.sensitivity}")
+    for option, path in (("--out", config.out), ("--json", config.json)):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"{option} {path}: there is no such folder; make it, or give another path")
+
+
+def _notes(how: How, table: pd.DataFrame, names: Collection[str]) -> list[str]:
+    """How the figures of these names were thresholded and their intervals made."""
+    notes = [f"thresholded at {how.threshold:g}"]
+    aim = "of the highest F1" if how.sensitivity is None else f"with a sensitivity of {how.sensitivity:g}"
+    notes.append(
+        f"chosen threshold: that {aim} on the other folds, so never chosen on the rows it is reported on"
+        if any(name.startswith(CHOSEN) for name in names)
+        else "no threshold can be chosen: that takes out-of-fold predictions of two folds, both with malignant lesions"
+    )
+    if how.draws:
+        by = "patients" if drawn_by(table) == "patient" else "rows, since no patient is known to have two of them"
+        notes.append(f"[{LEVEL:.0%} interval] by {how.draws:,} draws of {by}")
+    return notes
+
+
+def _print(parts: Parts) -> None:
+    """A table for each fold; then one for each set of rows, pooled and mean of folds beside one another."""
+    both = ("pooled", "mean of folds")
+    for part, by_rows in parts.items():
+        if part not in both:
+            print_figures(part, by_rows)
+    for rows in parts.get("pooled", ()):
+        print_figures(rows, {part: parts[part][rows] for part in both if part in parts})
+
+
+def _compare(config: EvaluateConfig, how: How) -> dict[str, Compared]:
+    names = [str(path) for path in config.compare]
+    a, b = (_labelled(config, path) for path in config.compare)
+    with progress("bootstrap") as tick:
+        figures = compare(a, b, names, replace(how, tick=tick))
+    by = a if drawn_by(a) == "patient" else b
+    notes = [*_notes(how, by, figures), P_NOTE]
+    print_comparison(f"a: {names[0]}\nb: {names[1]}\n{len(a):,} rows", ("a", "b"), figures)
+    for note in notes:
+        say(note)
+    if config.json is not None:
+        write_atomic(config.json, as_json(figures, notes, config.bootstrap, drawn_by(by)))
     return figures
 
 
-def _of_table(config: EvaluateConfig) -> tuple[pd.DataFrame, Figures, list[str]]:
+class _Source(NamedTuple):
+    table: pd.DataFrame
+    lesions: pd.DataFrame  # with what is known of them
+    rows: dict[str, pd.DataFrame]  # sets of its rows
+    name: str
+    notes: list[str]
+
+
+def _metadata(config: EvaluateConfig) -> pd.DataFrame | None:
     labels = config.metadata or (config.data_dir and config.data_dir / "train-metadata.csv")
-    metadata = None if labels is None else read_lesions(labels)
-    table = read_predictions(config.predictions, metadata)
+    return None if labels is None else read_lesions(labels)
+
+
+def _labelled(config: EvaluateConfig, path: Path) -> pd.DataFrame:
+    """A Predictions table whose targets are all known."""
+    table = read_predictions(path, _metadata(config))
     if (unknown := table["target"].isna()).any():
         first = table["isic_id"][unknown].iloc[0]
-        raise InputError(f"{config.predictions}: {first} has no target; give --metadata a CSV that has them")
-    return table, {config.predictions.name: {"all rows": figures_of(table, config.threshold)}}, []
+        raise InputError(f"{path}: {first} has no target; give --metadata a CSV that has them")
+    return table
 
 
-def _of_run(config: EvaluateConfig, run: Run) -> tuple[pd.DataFrame, Figures, list[str]]:
+def _of_table(config: EvaluateConfig) -> _Source:
+    table = _labelled(config, config.predictions)
+    lesions = _metadata(config) if config.subgroups else None
+    return _Source(table, table if lesions is None else lesions, {"all rows": table}, config.predictions.name, [])
+
+
+def _of_run(config: EvaluateConfig, run: Run) -> _Source:
     dataset = open_dataset(config.data_dir or run.config.data_dir)
     digests = fingerprint(dataset)
     how = data_config(run, config.batch_size)
@@ -90,14 +186,14 @@ def _of_run(config: EvaluateConfig, run: Run) -> tuple[pd.DataFrame, Figures, li
         batches = open_batches(how, dataset.lesions, dataset, digests["images"])
         table = predict_ensemble(run, dataset.lesions, batches, config.checkpoint)
         notes.append(f"external set, no lesion of it was trained on: {table['model'].iloc[0]}")
-        return table, {"external": {"all rows": figures_of(table, config.threshold)}}, notes
+        return _Source(table, dataset.lesions, {"all rows": table}, "external", notes)
     run.check_data(digests)
     lesions = lesions_of(run, dataset)
     batches = open_batches(how, lesions, dataset, digests["images"])
     table = predict_out_of_fold(run, lesions, batches, config.checkpoint)
     if config.checkpoint == "last":
         notes.append(_agreement(run, table))
-    return table, figures_of_run(run, lesions, table, config.threshold), notes
+    return _Source(table, lesions, rows_of_run(run, lesions, table), "whole", notes)
 
 
 def is_external(run: Run, dataset: Dataset) -> bool:
@@ -116,35 +212,6 @@ def is_external(run: Run, dataset: Dataset) -> bool:
             "figures on them would be too good; remove those rows"
         )
     return True
-
-
-def figures_of_run(run: Run, lesions: pd.DataFrame, table: pd.DataFrame, threshold: float = 0.5) -> Figures:
-    """Figures by fold, and `pooled` over the rows of several, each on the `normalised` rows and the `whole fold`.
-
-    Args:
-        run: gives the sampling of the normalised rows.
-        lesions: of the run, with folds.
-        table: out-of-fold predictions of one fold or more.
-        threshold: predictions of at least this are malignant.
-    """
-    folds = sorted(int(k) for k in table["fold"].unique())
-    rows = [validation_rows(lesions, k, run.config.sampling, run.config.data.seed) for k in folds]
-    sampled = table["isic_id"].isin(lesions["isic_id"].iloc[np.concatenate(rows)])
-    parts = {f"fold {k}": table["fold"] == k for k in folds}
-    if len(folds) > 1:
-        parts["pooled"] = pd.Series(True, table.index)
-    return {
-        name: {
-            "normalised": figures_of(table[here & sampled], threshold),
-            "whole fold": figures_of(table[here], threshold),
-        }
-        for name, here in parts.items()
-    }
-
-
-def figures_of(table: pd.DataFrame, threshold: float) -> dict[str, float]:
-    """Every figure of a Predictions table."""
-    return summary(table["target"].to_numpy(np.int8), table["prediction"].to_numpy(), threshold)
 
 
 def _agreement(run: Run, table: pd.DataFrame) -> str:

@@ -20,7 +20,7 @@ from jaxlesion.data.predictions import concatenate, predictions_table
 from jaxlesion.errors import InputError
 from jaxlesion.loop import predict_batches
 from jaxlesion.runs import Run
-from jaxlesion.sharding import data_mesh, put_on, replicated
+from jaxlesion.sharding import data_mesh, put_on, replicated, use_cores
 from jaxlesion.state import Variables, abstract_state, build_model
 from jaxlesion.steps import Step, make_predict_step
 
@@ -106,21 +106,40 @@ def predict_out_of_fold(run: Run, lesions: pd.DataFrame, batches: Batches, which
     return concatenate(tables)
 
 
-def predict_ensemble(run: Run, lesions: pd.DataFrame, batches: Batches, which: Which) -> pd.DataFrame:
-    """The mean of the finished folds' probabilities, for lesions that none of them has seen: a Predictions table."""
-    one, mesh = _ready(run, batches)
+def predict_ensemble(
+    run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, *, calibrated: bool = False
+) -> pd.DataFrame:
+    """The mean of the finished folds' probabilities, for lesions that none of them has seen: a Predictions table.
+
+    Args:
+        run: with at least one finished fold.
+        lesions: to be predicted.
+        batches: of their images.
+        which: checkpoint of each fold.
+        calibrated: by what the run stored; the table's `model` says so.
+
+    Raises:
+        InputError: no finished fold, or no calibration of these checkpoints.
+    """
     folds = finished_folds(run)
+    calibration = run.calibration() if calibrated else None
+    one, mesh = _ready(run, batches)
     restored = [restore_variables(run, fold, which, mesh) for fold in folds]
+    models = [f"fold_{fold}/{at}" for fold, (_, at) in zip(folds, restored, strict=True)]
+    if calibration is not None:
+        calibration.check(models)  # before the work
 
     def step(members: list[Variables], batch: Batch) -> jax.Array:
-        return jnp.mean(jnp.stack([one(variables, batch) for variables in members]), 0)
+        return jnp.stack([one(variables, batch) for variables in members], -1)
 
     rows = np.arange(len(lesions))
-    prediction = predict_rows(step, [v for v, _ in restored], batches, rows, mesh, f"predicting by {len(folds)} folds")
-    name = "mean of " + " ".join(f"fold_{fold}/{at}" for fold, (_, at) in zip(folds, restored, strict=True))
+    each = predict_rows(step, [v for v, _ in restored], batches, rows, mesh, f"predicting by {len(folds)} folds")
+    name = f"mean of {' '.join(models)}" + (", calibrated" if calibrated else "")
+    prediction = each.mean(1) if calibration is None else calibration.new_rows(each, models)
     return predictions_table(lesions, prediction, name)
 
 
 def _ready(run: Run, batches: Batches) -> tuple[Step, Mesh]:
     keep_compiled()
+    use_cores(batches.config.batch_size)
     return make_predict_step(build_model(run.config.model)), data_mesh(batches.config.batch_size)

@@ -34,6 +34,8 @@ class PredictConfig:
     """Write the competition's form there too: isic_id,target."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of each fold predicts."""
+    calibrated: bool = False
+    """Correct the prior of each fold and apply the temperature that the run stored; model in the table says so."""
     batch_size: int | None = None
     """Images per step [default: the run's]. No prediction depends on it."""
 
@@ -51,13 +53,15 @@ def predict(config: PredictConfig) -> pd.DataFrame:
     if config.image:
         images = FileImages(config.image)
         lesions = pd.DataFrame({"isic_id": list(images.ids)})
-        table = predict_ensemble(run, lesions, Batches(images, lesions["isic_id"], None, how), config.checkpoint)
-        for path, probability in zip(table["isic_id"], table["prediction"], strict=True):
-            print(f"{path}\t{probability:.6f}")  # not through rich, which would turn the tab into spaces
+        batches = Batches(images, lesions["isic_id"], None, how)
     else:
         dataset = open_dataset(config.data_dir, "test")
-        batches = open_batches(how, dataset.lesions, dataset, fingerprint(dataset)["images"])
-        table = predict_ensemble(run, dataset.lesions, batches, config.checkpoint)
+        lesions = dataset.lesions
+        batches = open_batches(how, lesions, dataset, fingerprint(dataset)["images"])
+    table = predict_ensemble(run, lesions, batches, config.checkpoint, calibrated=config.calibrated)
+    if config.image:
+        for path, probability in zip(table["isic_id"], table["prediction"], strict=True):
+            print(f"{path}\t{probability:.6g}")  # not through rich, which would turn the tab into spaces
     if config.out is not None or not config.image:
         out = config.out or Path("predictions.csv")
         write_predictions(out, table)

@@ -13,8 +13,11 @@ from typing import Any
 import filelock
 import pandas as pd
 
+from jaxlesion import calibration
 from jaxlesion import config as configuration
+from jaxlesion.calibration import Calibration
 from jaxlesion.config import TrainConfig
+from jaxlesion.data.folds import training_rows
 from jaxlesion.data.lesions import read_table
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
 from jaxlesion.errors import InputError
@@ -145,11 +148,37 @@ class Run:
         return sorted(int(p.parent.name.removeprefix("fold_")) for p in self.folder.glob("fold_*/oof.csv"))
 
     def collect_oof(self) -> pd.DataFrame:
-        """Write and return the run's oof.csv: the rows of all finished folds, fold by fold."""
+        """Write and return the run's oof.csv, the rows of all finished folds, fold by fold; and calibration.json."""
         with filelock.FileLock(self.folder / "oof.lock"):  # of two folds that finish at once, the second sees both
             table = concatenate([read_predictions(self.fold(k).oof) for k in self.finished_folds()])
             write_predictions(self.folder / "oof.csv", table)
+            fitted = dataclasses.asdict(self._calibrated(table))
+            write_atomic(self.folder / "calibration.json", json.dumps(fitted, indent=2, allow_nan=False) + "\n")
         return table
+
+    def _calibrated(self, oof: pd.DataFrame) -> Calibration:
+        """Fitted on the rows of `collect_oof`."""
+        lesions, models = self.folds_table(), oof.groupby("fold")["model"].first().to_dict()
+        negatives = {}
+        for k in models:
+            trained = training_rows(lesions, k, self.config.sampling, self.config.data.seed)
+            benign = lesions["target"] == 0
+            negatives[k] = int(benign.iloc[trained].sum()), int((benign & (lesions["fold"] != k)).sum())
+        columns = (oof[name].to_numpy(kind) for name, kind in (("target", int), ("prediction", float), ("fold", int)))
+        return calibration.fit(*columns, models, negatives, self.config.optim.pos_weight)
+
+    def calibration(self) -> Calibration:
+        """What `collect_oof` fitted.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        path = self.folder / "calibration.json"
+        if not path.is_file():
+            raise InputError(
+                f"{self.folder} has no calibration.json: train a fold to its end, or write it by train --resume"
+            )
+        return calibration.from_dict(_read_json(path), str(path))
 
 
 def make_manifest(

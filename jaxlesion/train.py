@@ -19,10 +19,12 @@ from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
 from jaxlesion.data.loader import open_batches, steps_per_epoch
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.errors import InputError
-from jaxlesion.evaluate import PRIOR_NOTE, figures_of_run
+from jaxlesion.evaluate import PRIOR_NOTE
+from jaxlesion.figures import How, drawn_by, figures_of_run
 from jaxlesion.files import sha256
 from jaxlesion.inference import lesions_of
 from jaxlesion.runs import Run, make_manifest
+from jaxlesion.sharding import use_cores
 from jaxlesion.state import build_model
 from jaxlesion.training import FoldTraining
 from jaxlesion.weights import find_weights, read_variables
@@ -38,6 +40,7 @@ def train(config: TrainConfig) -> Run:
     """
     keep_compiled()
     config = locate(config)
+    use_cores(config.data.batch_size)
     say(json.dumps(configuration.to_dict(config), indent=2))
     weights = find_weights(config.weights, config.model.variant)
     dataset = open_dataset(config.data_dir)
@@ -45,14 +48,18 @@ def train(config: TrainConfig) -> Run:
         say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
     run, lesions = open_run(config, dataset, weights)
     batches = open_batches(config.data, lesions, dataset, run.manifest["data"]["images"])
-    for fold in wanted_folds(run, config):
+    folds = wanted_folds(run, config)
+    for fold in folds:
         fold_dir = run.fold(fold)
         with fold_dir.lock():
             table = FoldTraining(config, fold, fold_dir, lesions, batches, weights).run()
             write_predictions(fold_dir.oof, table)
             run.collect_oof()
         for name, columns in figures_of_run(run, lesions, table).items():
-            print_figures(name, columns, ["thresholded at 0.5", PRIOR_NOTE])
+            by = f"[95% interval] by {How().draws:,} draws of {drawn_by(table)}s"
+            print_figures(name, columns, ["thresholded at 0.5", by, PRIOR_NOTE])
+    if not folds:
+        run.collect_oof()  # folds may have come from another machine
     if config.preset == "demo":
         say(DEMO_NOTE)
     say(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")

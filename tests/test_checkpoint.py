@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,13 +37,17 @@ def test_the_last_two_and_the_best_are_kept_also_by_another_process(tmp_path, st
     assert not (tmp_path / "_trash").exists()
 
 
-def test_what_is_restored_is_what_was_saved_on_any_number_of_devices(tmp_path, state):
+@pytest.mark.parametrize("freeze", [False, True])
+def test_what_is_restored_is_what_was_saved_on_any_number_of_devices(freeze, tmp_path, state):
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, freeze=freeze))
+    if freeze:
+        state = create_state(state.variables, make_optimiser(config.optim), frozen=True, ema=True)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(at(state, 3))
     for devices in (1, 2):
         where = replicated(data_mesh(2, jax.devices()[:devices]))
         with Checkpoints(tmp_path, read_only=True) as checkpoints:
-            restored = checkpoints.restore(3, abstract_state(CONFIG, where))
+            restored = checkpoints.restore(3, abstract_state(config, where))
         assert int(restored.step) == 3
         assert restored.step.sharding.device_set == set(jax.devices()[:devices])
         for a, b in zip(jax.tree.leaves(at(state, 3)), jax.tree.leaves(restored), strict=True):

@@ -12,12 +12,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "jaxlesion"
 
 LAYERS = {
-    0: "__init__ _version errors config metrics files",
+    0: "__init__ _version errors config metrics intervals thresholds calibration search files memory",
     1: "data.__init__ data.augment data.batch data.cache data.demo data.folds data.hdf5 data.ids data.images "
-    "data.isic2024 data.layout data.lesions data.loader data.pipeline data.predictions runs",
+    "data.duplicates data.isic2024 data.layout data.lesions data.loader data.metadata data.pipeline data.predictions "
+    "figures subgroups runs",
     2: "model.__init__ model.blocks model.efficientnet model.port",
-    3: "state steps optim augment sharding resident loop checkpoint compilation weights",
-    4: "train training evaluate predict knn report inference api cli console",
+    3: "state steps optim augment sharding resident loop checkpoint compilation weights gradcam",
+    4: "train training evaluate predict knn duplicates report plots pictures inference api cli console",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 

@@ -9,20 +9,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
 
 from jaxlesion import metrics
 from jaxlesion.errors import InputError
 
 EXACT = {"rel": 0, "abs": 1e-12}
-RANKED = (metrics.roc_auc, metrics.pr_auc, metrics.pauc_above_tpr)
+AREAS = (metrics.roc_auc, metrics.pr_auc, metrics.pauc_above_tpr)
+RANKED = (
+    *AREAS,
+    lambda target, prediction: metrics.sensitivity_at_specificity(target, prediction, 0.9),
+    lambda target, prediction: metrics.specificity_at_sensitivity(target, prediction, 0.9),
+)
 CURVES = (metrics.roc_curve, metrics.precision_recall_curve)
-PROBABILISTIC = (metrics.log_loss, metrics.brier_score)
+PROBABILISTIC = (metrics.log_loss, metrics.brier_score, metrics.expected_calibration_error)
+OPERATING = [
+    *("sensitivity_at_90_specificity", "sensitivity_at_95_specificity"),
+    *("specificity_at_90_sensitivity", "specificity_at_95_sensitivity"),
+]
 SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared" / "reference"
 KEYS = [
-    *("n", "positives", "positive_to_negative", "pauc", "roc_auc", "pr_auc", "log_loss", "brier", "threshold"),
-    *("tn", "fp", "fn", "tp", "hamming", "accuracy", "specificity"),
-    *("benign_precision", "benign_recall", "benign_f1", "benign_support"),
-    *("malignant_precision", "malignant_recall", "malignant_f1", "malignant_support"),
+    *("n", "positives", "positive_to_negative", "pauc", "roc_auc", "pr_auc", *OPERATING, "log_loss", "brier", "ece"),
+    *("threshold", "tn", "fp", "fn", "tp", "predicted_positives", "benign_support", "malignant_support"),
+    *("hamming", "accuracy", "specificity", "benign_precision", "benign_recall", "benign_f1"),
+    *("malignant_precision", "malignant_recall", "malignant_f1"),
     *("macro_precision", "weighted_precision", "macro_recall", "weighted_recall", "macro_f1", "weighted_f1"),
 ]
 
@@ -57,6 +67,24 @@ def challenge_score(target, prediction, m: float = 0.2) -> float:
     return 0.5 * m * m + (m - 0.5 * m * m) / 0.5 * (s - 0.5)
 
 
+def expected_operating_points(target, prediction):
+    """By way of scikit-learn's curve, its rates turned back into counts."""
+    negatives, positives = (1 - target).sum(), target.sum()
+    fpr, tpr, _ = reference.roc_curve(target, prediction, drop_intermediate=False)
+    specificity = (negatives - np.rint(fpr * negatives)) / negatives
+    return [
+        *(tpr[specificity >= wanted].max() for wanted in (0.9, 0.95)),
+        *(specificity[np.rint(tpr * positives) / positives >= wanted].max() for wanted in (0.9, 0.95)),
+    ]
+
+
+def expected_ece(target, prediction, bins=15):
+    """By way of scikit-learn's curve, weighted by the rows of its bins."""
+    observed, predicted = calibration_curve(target, prediction, n_bins=bins)
+    rows = np.bincount(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], prediction))
+    return (rows[rows > 0] * np.abs(observed - predicted)).sum() / len(target)
+
+
 def expected_summary(target, prediction, threshold):
     called = (prediction >= threshold).astype(int)
     report = reference.classification_report(
@@ -70,13 +98,16 @@ def expected_summary(target, prediction, threshold):
         "pauc": challenge_score(target, prediction),
         "roc_auc": reference.roc_auc_score(target, prediction),
         "pr_auc": reference.average_precision_score(target, prediction),
+        **dict(zip(OPERATING, expected_operating_points(target, prediction), strict=True)),
         "log_loss": reference.log_loss(target, prediction),
         "brier": reference.brier_score_loss(target, prediction),
+        "ece": expected_ece(target, prediction),
         "threshold": threshold,
         "tn": tn,
         "fp": fp,
         "fn": fn,
         "tp": tp,
+        "predicted_positives": called.sum(),
         "hamming": reference.hamming_loss(target, called),
         "accuracy": reference.accuracy_score(target, called),
         "specificity": reference.recall_score(target, called, pos_label=0, zero_division=0),
@@ -172,16 +203,26 @@ def test_only_ranks_matter_to_the_areas(rows):
 def test_perfect_and_reversed(n, positives):
     target = np.arange(n) >= n - positives
     perfect, inverted = metrics.summary(target, target), metrics.summary(target, ~target)
-    for key in ("roc_auc", "pr_auc", "accuracy", "specificity", "macro_f1", "weighted_f1", "malignant_recall"):
+    for key in (
+        "roc_auc",
+        "pr_auc",
+        "accuracy",
+        "specificity",
+        "macro_f1",
+        "weighted_f1",
+        "malignant_recall",
+        *OPERATING,
+    ):
         assert perfect[key] == pytest.approx(1, **EXACT)
     assert perfect["pauc"] == pytest.approx(0.2, **EXACT)
     assert perfect["log_loss"] == pytest.approx(0, **EXACT)
-    assert perfect["brier"] == perfect["hamming"] == 0
+    assert perfect["brier"] == perfect["ece"] == perfect["hamming"] == 0
     for key in ("roc_auc", "pauc", "accuracy", "specificity", "macro_f1", "weighted_f1", "malignant_recall"):
         assert inverted[key] == pytest.approx(0, **EXACT)
     assert inverted["pr_auc"] == pytest.approx(positives / n, **EXACT)  # both values tie within their class
     assert inverted["log_loss"] == pytest.approx(-np.log(np.finfo(float).eps))
-    assert inverted["brier"] == inverted["hamming"] == 1
+    assert inverted["brier"] == inverted["ece"] == inverted["hamming"] == 1
+    assert all(inverted[key] == 0 for key in OPERATING)
 
 
 def test_random_and_constant():
@@ -197,13 +238,18 @@ def test_random_and_constant():
     assert metrics.pauc_above_tpr(target, constant) == pytest.approx(0.02, **EXACT)
     assert metrics.log_loss(target, constant) == pytest.approx(np.log(2), **EXACT)
     assert metrics.brier_score(target, constant) == 0.25
+    assert metrics.expected_calibration_error(target, constant) == pytest.approx(0.5 - target.mean(), **EXACT)
+    assert metrics.sensitivity_at_specificity(target, constant, 0.9) == 0  # calls all malignant, or nothing
+    assert metrics.specificity_at_sensitivity(target, constant, 0.9) == 0
+    assert metrics.sensitivity_at_specificity(target, noise, 0.9) == pytest.approx(0.1, abs=0.01)
+    assert metrics.expected_calibration_error(target, np.full(len(target), target.mean())) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("only", [0, 1])
 def test_one_class_is_nan_and_never_an_error(only):
     target, prediction = np.full(4, only), np.array([0.1, 0.4, 0.4, 0.9])
     summary = metrics.summary(target, prediction)
-    undefined = {"roc_auc", "pr_auc", "pauc"} | ({"positive_to_negative"} if only else set())
+    undefined = {"roc_auc", "pr_auc", "pauc", *OPERATING} | ({"positive_to_negative"} if only else set())
     assert {key for key, value in summary.items() if math.isnan(value)} == undefined
     assert summary["log_loss"] == pytest.approx(reference.log_loss(target, prediction, labels=[0, 1]), **EXACT)
     fpr, tpr, _ = metrics.roc_curve(target, prediction)
@@ -276,7 +322,31 @@ def test_logits_are_refused_where_a_probability_is_needed(figure):
         figure([0, 1, 1], [0.5, -3.0, 4.0])
 
 
+def test_the_wanted_sensitivity_and_specificity_are_reached_at_an_attained_point_and_not_between_two():
+    target, prediction = [0, 0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.7, 0.6, 0.8]
+    assert metrics.sensitivity_at_specificity(target, prediction, 0.75) == 1
+    assert metrics.sensitivity_at_specificity(target, prediction, 0.76) == 0.5
+    assert metrics.specificity_at_sensitivity(target, prediction, 0.5) == 1
+    assert metrics.specificity_at_sensitivity(target, prediction, 0.51) == 0.75
+
+
+def test_bins_of_calibration_are_closed_above():
+    assert metrics.calibration_bin([0, 0.1, 0.2, 0.20001, 1], bins=5).tolist() == [0, 0, 0, 1, 4]
+
+
+def test_a_threshold_for_each_row():
+    target, prediction = draw("random")
+    threshold = np.where(np.arange(len(target)) % 2, 0.2, 0.6)
+    parts = [metrics.confusion(target[odd::2], prediction[odd::2], at) for odd, at in ((1, 0.2), (0, 0.6))]
+    assert metrics.confusion(target, prediction, threshold) == tuple(map(sum, zip(*parts, strict=True)))
+
+
 def test_wrong_options_are_refused():
+    for wanted in (1.5, -0.1, math.nan):
+        with pytest.raises(InputError, match="the wanted specificity is"):
+            metrics.sensitivity_at_specificity([0, 1], [0.1, 0.2], wanted)
+        with pytest.raises(InputError, match="the wanted sensitivity is"):
+            metrics.specificity_at_sensitivity([0, 1], [0.1, 0.2], wanted)
     for min_tpr in (1.0, -0.1, math.nan):
         with pytest.raises(InputError, match="min_tpr"):
             metrics.pauc_above_tpr([0, 1], [0.1, 0.2], min_tpr)

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import h5py
@@ -7,12 +8,15 @@ import pandas as pd
 import pytest
 
 import jaxlesion
-from jaxlesion import evaluate, predict
+from jaxlesion import evaluate, predict, train
+from jaxlesion.calibration import calibrate, fit_temperature, logit
 from jaxlesion.data.demo import write_demo
 from jaxlesion.data.images import decode, open_images, resize
 from jaxlesion.data.predictions import COLUMNS
 from jaxlesion.errors import InputError
 from jaxlesion.evaluate import EvaluateConfig
+from jaxlesion.predict import PredictConfig
+from jaxlesion.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,66 @@ def test_single_images_have_a_line_each(table, tiny_run, demo, tmp_path, capsys)
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line]
     assert [path for path, _ in lines] == files
     np.testing.assert_allclose([float(p) for _, p in lines], table[0]["prediction"], atol=1e-6)
+
+
+# calibrated
+
+
+def test_a_run_stores_what_calibrates_it(tiny_run):
+    stored = json.loads((tiny_run / "calibration.json").read_text())
+    folds, oof = pd.read_csv(tiny_run / "folds.csv"), pd.read_csv(tiny_run / "oof.csv")
+    z = logit(oof["prediction"])
+    for k, of_fold in enumerate(stored["folds"]):
+        outside, held_out = folds[folds["fold"] != k], folds[folds["fold"] == k]
+        kept = outside["target"].sum()  # one benign row for each malignant one
+        assert (of_fold["fold"], of_fold["model"]) == (k, oof["model"][oof["fold"] == k].iloc[0])
+        assert (of_fold["rows"], of_fold["positives"]) == (len(held_out), held_out["target"].sum())
+        assert (of_fold["negatives_kept"], of_fold["negatives"]) == (kept, (outside["target"] == 0).sum())
+        assert of_fold["offset"] == pytest.approx(np.log(kept / of_fold["negatives"]))
+        z[oof["fold"] == k] += of_fold["offset"]
+    assert [f["fold"] for f in stored["folds"]] == [0, 1]
+    assert stored["temperature"] == pytest.approx(fit_temperature(oof["target"], z))
+    other = (oof["fold"] == 1).to_numpy()
+    assert stored["folds"][0]["temperature"] == pytest.approx(fit_temperature(oof["target"][other], z[other]))
+
+
+def test_calibrated_predictions_are_those_of_the_folds_corrected(table, tiny_run, demo, tmp_path):
+    out = tmp_path / "calibrated.csv"
+    predict.main(["--run", str(tiny_run), "--data-dir", str(demo), "--out", str(out), "--calibrated"])
+    calibrated, uncorrected = pd.read_csv(out), table[0]
+    assert calibrated["model"].unique().tolist() == [f"{uncorrected['model'][0]}, calibrated"]
+    stored = Run.open(tiny_run).calibration()
+    with open_images(demo / "test-image.hdf5") as images:
+        pixels = np.stack([resize(decode(images.read(i), i), 32) for i in calibrated["isic_id"]])
+    expected = [calibrate(by_hand(tiny_run, f.fold, pixels), f.offset, stored.temperature) for f in stored.folds]
+    np.testing.assert_allclose(calibrated["prediction"], np.mean(expected, 0), atol=1e-6)
+    assert (calibrated["prediction"] < uncorrected["prediction"]).all()  # of sampled rows, half were malignant
+
+
+def test_a_run_without_calibration_says_so_and_gets_it_by_resuming(tiny_run, demo, tmp_path, capsys):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    (folder / "calibration.json").unlink()
+    (folder / "oof.csv").unlink()
+    with pytest.raises(SystemExit) as left:
+        predict.main(["--run", str(folder), "--data-dir", str(demo), "--calibrated"])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "has no calibration.json" in error
+    train.main(["--run-dir", str(folder), "--resume"])
+    for name in ("calibration.json", "oof.csv"):
+        assert (folder / name).read_bytes() == (tiny_run / name).read_bytes()
+
+
+def test_another_checkpoint_than_the_calibrated_one_is_refused(tiny_run, demo, tmp_path):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    stored = json.loads((folder / "calibration.json").read_text())
+    stored["folds"][1]["model"] = "fold_1/7"
+    (folder / "calibration.json").write_text(json.dumps(stored))
+    config = PredictConfig(run=folder, data_dir=demo, out=tmp_path / "out.csv", calibrated=True)
+    with pytest.raises(InputError, match=r"fitted on fold_0/\d+ fold_1/7, not on fold_1/"):
+        predict.predict(config)
+    assert not config.out.exists()
 
 
 @pytest.mark.parametrize("argv", [[], ["--image", "absent.jpg"], ["--image", "a.jpg", "--data-dir", "d"]])
@@ -103,7 +167,7 @@ def test_another_labelled_set_is_predicted_by_the_mean_of_the_folds_and_marked_s
     assert "external" in printed
     assert "mean of fold_0" in printed
     figures = evaluate.evaluate(EvaluateConfig(run=tiny_run, data_dir=folder))
-    assert figures["external"]["all rows"]["n"] == 40
+    assert figures["external"]["all rows"]["n"].value == 40
 
 
 def test_a_set_that_shares_patients_with_the_training_data_is_refused(tiny_run, demo, tmp_path):

@@ -41,7 +41,7 @@ def assign(lesions: pd.DataFrame, config: FoldsConfig) -> pd.DataFrame:
 
     Raises:
         InputError: the group column is missing or has empty cells, a fold has one class only, or a
-            given file misses lesions or puts one patient into two folds.
+            given file misses lesions, or one patient would be in two folds.
     """
     if config.file is not None:
         fold = _from_file(lesions, config)
@@ -52,6 +52,10 @@ def assign(lesions: pd.DataFrame, config: FoldsConfig) -> pd.DataFrame:
             which = lesions["isic_id"][empty].iloc[0]
             raise InputError(f"{which} has no {config.group}: folds need one for every row; fill it in or drop the row")
         fold = group_kfold(lesions[config.group].to_numpy(), config.n)
+    per_patient = pd.Series(fold).groupby(lesions["patient_id"].to_numpy()).nunique()
+    if (split := per_patient[per_patient > 1]).size:
+        by = config.file or f"--folds.group {config.group}"
+        raise InputError(f"{by}: patient {split.index[0]} is in {split.iloc[0]} folds; keep a patient in one")
     positives = lesions["target"].groupby(fold).agg(["sum", "size"])
     if (bad := (positives["sum"] == 0) | (positives["sum"] == positives["size"])).any():
         which = positives.index[bad][0]
@@ -70,11 +74,7 @@ def _from_file(lesions: pd.DataFrame, config: FoldsConfig) -> np.ndarray:
     if (missing := ~given.isin(range(MAX_FOLDS))).any():
         which = lesions["isic_id"][missing].iloc[0]
         raise InputError(f"{config.file}: no fold (a whole number from 0 to {MAX_FOLDS - 1}) for {which}; add it")
-    fold = given.to_numpy(np.int8)
-    per_patient = pd.Series(fold).groupby(lesions["patient_id"].to_numpy()).nunique()
-    if (split := per_patient[per_patient > 1]).size:
-        raise InputError(f"{config.file}: patient {split.index[0]} is in {split.iloc[0]} folds; keep a patient in one")
-    return fold
+    return given.to_numpy(np.int8)
 
 
 def sample(target: np.ndarray, rows: np.ndarray, config: SamplingConfig, key: tuple[int, ...]) -> np.ndarray:

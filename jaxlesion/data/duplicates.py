@@ -1,0 +1,79 @@
+"""Images that are there more than once, pixel for pixel: in two folds, one of them is trained on and scored on."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+
+from jaxlesion.data.images import ImageSource, decode
+
+CHUNK = 256  # images in flight; what is kept of each is 16 bytes
+SHOWN = ("isic_id", "patient_id", "target", "fold")
+
+
+def pixel_digest(image: np.ndarray) -> bytes:
+    """BLAKE2b (16 bytes) of an image's shape and pixels, so that 2 x 8 is not 4 x 4."""
+    digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image))
+    return digest.digest()
+
+
+def pixel_digests(
+    images: ImageSource, isic_ids: Iterable[str], workers: int = 2, after: Callable[[int], None] = lambda images: None
+) -> list[bytes]:
+    """The digest of every image as it is decoded, at its own size: whatever the file around the pixels is.
+
+    Args:
+        images: where the bytes are.
+        isic_ids: which are wanted.
+        workers: threads that read, decode and hash.
+        after: called with the number of images of each chunk.
+
+    Raises:
+        InputError: an image that is missing or cannot be decoded.
+    """
+    ids, digests = list(isic_ids), []
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(ids), CHUNK):
+            part = ids[start : start + CHUNK]
+            digests += pool.map(lambda isic_id: pixel_digest(decode(images.read(isic_id), isic_id)), part)
+            after(len(part))
+    return digests
+
+
+def duplicates(lesions: pd.DataFrame, digests: list[bytes]) -> pd.DataFrame:
+    """The lesions whose pixels another lesion has too.
+
+    Args:
+        lesions: [n] rows with isic_id, and as far as known patient_id, target and fold.
+        digests: [n] of their pixels.
+
+    Returns:
+        `group`, from 0 in the order of the lesions, then those of isic_id, patient_id, target and fold that
+        are there; rows by group. Empty where every image is there once.
+    """
+    group = pd.factorize(np.array([digest.hex() for digest in digests], dtype=object))[0]
+    table = lesions[[c for c in SHOWN if c in lesions]].reset_index(drop=True)
+    table = table[pd.Series(group).duplicated(keep=False).to_numpy()]
+    numbers = pd.factorize(group[table.index])[0]
+    table.insert(0, "group", numbers)
+    return table.sort_values("group", kind="stable", ignore_index=True)
+
+
+def count(table: pd.DataFrame) -> dict[str, int]:
+    """How many `lesions` are in how many `groups`, and how many of these have several folds, patients or targets.
+
+    Args:
+        table: from `duplicates`.
+
+    Returns:
+        `lesions`, `groups`, and of the latter `across_folds`, `across_patients`, `across_targets`, as far as
+        the table has the column.
+    """
+    counts = {"lesions": len(table), "groups": table["group"].nunique()}
+    for name, column in (("across_folds", "fold"), ("across_patients", "patient_id"), ("across_targets", "target")):
+        if column in table:
+            counts[name] = int((table.groupby("group")[column].nunique() > 1).sum())
+    return counts

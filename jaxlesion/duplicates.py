@@ -1,0 +1,71 @@
+"""python -m jaxlesion.duplicates: images that are there more than once, pixel for pixel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from jaxlesion.cli import arguments, parse
+from jaxlesion.console import Meter, run_program, say
+from jaxlesion.data.duplicates import count, duplicates, pixel_digests
+from jaxlesion.data.layout import open_dataset
+from jaxlesion.errors import InputError
+from jaxlesion.files import write_atomic
+from jaxlesion.inference import lesions_of
+from jaxlesion.runs import Run
+
+LISTED = 10  # groups that are printed
+
+
+@dataclass(frozen=True)
+class DuplicatesConfig:
+    """List the images that are there more than once, pixel for pixel."""
+
+    data_dir: Path | None = None
+    """Folder with train-metadata.csv and the images [default: that of the run]."""
+    run: Path | None = None
+    """Folder of a run: its rows and folds."""
+    out: Path | None = None
+    """Write all of them there, as CSV: group, isic_id, patient_id, target, and fold with --run."""
+    workers: int = 2
+    """Threads that decode."""
+
+
+def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
+    """Print how many there are, write them where asked to, and return them; see `data.duplicates.duplicates`.
+
+    Raises:
+        InputError: neither data nor a run, or whatever is wrong with them.
+    """
+    run = None if config.run is None else Run.open(config.run)
+    if (folder := config.data_dir or (run and run.config.data_dir)) is None:
+        raise InputError("give --data-dir, a folder with train-metadata.csv, or --run, a run's folder")
+    if config.workers < 1:
+        raise InputError(f"--workers must be at least 1, not {config.workers}")
+    dataset = open_dataset(folder)
+    lesions = dataset.lesions if run is None else lesions_of(run, dataset)
+    with Meter("hashing pixels", len(lesions)) as meter:
+        digests = pixel_digests(
+            dataset.images, lesions["isic_id"], config.workers, lambda images: meter.tick(steps=images)
+        )
+    table = duplicates(lesions, digests)
+    counts = count(table)
+    say(f"{len(lesions):,} lesions: {counts.pop('lesions'):,} share their pixels, in {counts.pop('groups'):,} groups")
+    for name, groups in counts.items():
+        say(f"groups {name.replace('_', ' ')}: {groups:,}")
+    for number, rows in table[table["group"] < LISTED].groupby("group"):
+        say(f"group {number}: {' '.join(rows['isic_id'])}")
+    if config.out is not None:
+        write_atomic(config.out, table.to_csv(index=False, lineterminator="\n"))
+        say(f"all of them in {config.out}")
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `python -m jaxlesion.duplicates`."""
+    run_program(lambda: find_duplicates(parse(DuplicatesConfig, arguments(argv), "duplicates")))
+
+
+if __name__ == "__main__":
+    main()
