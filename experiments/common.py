@@ -1,0 +1,285 @@
+"""What the experiments share: their command line, the runs they train, and going on where they stopped.
+
+An experiment is a section of `results.md`, made from runs and saved as `NAME.json`. Runs are shared: a run that is
+finished is not trained again, one that was cut off goes on from its last checkpoint, and a section is made anew only
+when something it was made from has changed.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from experiments import results
+from experiments.results import Section
+from jaxlesion import config as configuration
+from jaxlesion.cli import arguments, parse_train
+from jaxlesion.compilation import keep_compiled
+from jaxlesion.config import Preset, TrainConfig
+from jaxlesion.console import progress, run_program, say
+from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
+from jaxlesion.errors import InputError
+from jaxlesion.figures import How, Parts, figures_by_part
+from jaxlesion.files import sha256, write_atomic
+from jaxlesion.intervals import DRAWS
+from jaxlesion.runs import Run
+from jaxlesion.sharding import use_cores
+from jaxlesion.train import choose_folds, open_run, train
+from jaxlesion.weights import find_weights
+
+SHRUNK_EPOCHS = {1: 1, 5: 2, 20: 2, 50: 3, 100: 4}
+SHRUNK_DRAWS = 100
+SHRUNK = (
+    *("--model.variant", "tiny", "--data.image-size", "32", "--data.batch-size", "8", "--augment.backend", "jax"),
+    *("--optim.learning-rate", "1e-3", "--optim.warmup-steps", "2"),
+)
+OURS = ("--epochs", "--preset", "--run-dir", "--resume")  # of training, and what each experiment says itself
+EPILOG = """Every other option is one of training's and holds for all runs (python -m jaxlesion.train --help), such as
+  --weights FILE --data.image-size 128 --data.batch-size 64 --augment.backend jax
+Give the same options and --out again to go on with what was interrupted."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A run: what its experiment, and nobody else, decides."""
+
+    name: str
+    epochs: int
+    full: bool = False  # every negative is trained on
+    preset: Preset = "paper"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the experiments' own options say; the rest of the command line is `training`."""
+
+    data_dir: Path | None
+    data_name: str
+    out: Path
+    fold: tuple[int, ...] | Literal["all"]
+    features: tuple[str, ...] | None
+    bootstrap: int
+    shrink: bool
+    training: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A section of the results: the runs it needs, and how it is made from them."""
+
+    name: str
+    title: str
+    make: Callable[["Context", Sequence[Run]], Section]
+    runs: tuple[Setting, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """Data, options and folder of one invocation."""
+
+    options: Options
+
+    def __post_init__(self) -> None:
+        keep_compiled()
+        use_cores(self.config.data.batch_size)
+
+    @cached_property
+    def data_dir(self) -> Path:
+        """The data; of a shrunk experiment without any, drawn lesions."""
+        if self.options.data_dir is not None:
+            return self.options.data_dir
+        from jaxlesion.data.demo import write_demo
+
+        return write_demo(self.options.out / "demo-data", patients=20, lesions=120, malignant=27, test_lesions=5)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return open_dataset(self.data_dir)
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """Training as all runs have it: preset `paper`, the options given, and what shrinks."""
+        return self._parsed("paper")
+
+    def made_from(self, runs: Sequence[Run]) -> dict[str, Any]:
+        """All that a section depends on: when it is the same, the section is."""
+        options, test = self.options, self.data_dir / "test-metadata.csv"
+        content = {
+            "fold": options.fold if options.fold == "all" else list(options.fold),
+            "bootstrap": options.bootstrap,
+            "shrunk": options.shrink,
+            "ids": results.hash_of_ids(self.dataset.lesions),
+        }
+        if runs:
+            tables = {run.folder.name: sha256(run.folder / "oof.csv") for run in runs}
+            return content | {"runs": tables, "test": sha256(test) if test.is_file() else None}
+        return content | self.search_key | {"features": options.features and list(options.features)}
+
+    @cached_property
+    def search_key(self) -> dict[str, Any]:
+        """All that a search for neighbours depends on, but the features and folds asked for."""
+        weights = find_weights(self.config.weights, self.config.model.variant)
+        training = configuration.identity(configuration.replace(self.config, {"fold": (0,)}))
+        return {"data": fingerprint(self.dataset), "weights": weights and sha256(weights), "training": training}
+
+    def _parsed(self, preset: Preset) -> TrainConfig:
+        argv = ["--preset", preset, "--data-dir", str(self.data_dir)]
+        if self.options.shrink:
+            argv += [*SHRUNK, "--weights", str(_random_weights(self.options.out))]
+            if not any(word.startswith("--sampling") for word in self.options.training):
+                argv += ["--sampling.negatives-per-positive", "1"]
+        return configuration.replace(parse_train([*argv, *self.options.training]), {"fold": self.options.fold})
+
+    def config_of(self, setting: Setting) -> TrainConfig:
+        """The whole configuration of a run."""
+        epochs = SHRUNK_EPOCHS[setting.epochs] if self.options.shrink else setting.epochs
+        changes: dict[str, Any] = {"epochs": epochs, "run_dir": self.options.out / "runs" / setting.name}
+        if setting.full:
+            changes |= {"sampling.negatives_kept": 1.0, "sampling.negatives_per_positive": None}
+        config = configuration.replace(self._parsed(setting.preset), changes)
+        configuration.check(config)
+        return configuration.replace(config, {"data_dir": config.data_dir.resolve()})
+
+    def run(self, setting: Setting) -> Run:
+        """The run, its wanted folds finished; trained as far as it is not.
+
+        Raises:
+            InputError: it is there with other options or other data, or whatever training complains of.
+        """
+        config = self.config_of(setting)
+        run, _ = open_run(config, self.dataset, find_weights(config.weights, config.model.variant))
+        missing = set(self.folds(run)) - set(run.finished_folds())
+        if missing:
+            say(f"run {setting.name}: training fold {' '.join(map(str, sorted(missing)))}")
+            return train(configuration.replace(config, {"resume": True}))
+        say(f"run {setting.name}: finished before")
+        return run
+
+    def folds(self, run: Run) -> list[int]:
+        """The folds of a run that were asked for."""
+        return choose_folds(self.config, sorted(run.folds_table()["fold"].unique().tolist()))
+
+    def figures(self, tables: dict[str, Any]) -> Parts:
+        """Figures with intervals of Predictions tables with folds."""
+        with progress("bootstrap") as tick:
+            return figures_by_part(tables, "all", How(draws=self.options.bootstrap, tick=tick))
+
+    def section(self, experiment: Experiment) -> None:
+        """Make and save a section, unless it is there and nothing it was made from has changed."""
+        runs = [self.run(setting) for setting in experiment.runs]
+        made_from = self.made_from(runs)
+        path = self.options.out / f"{experiment.name}.json"
+        if path.is_file() and results.load(path)["made_from"] == made_from:
+            say(f"{experiment.name}: made before ({path})")
+            return
+        section = experiment.make(self, runs)
+        content = {"title": experiment.title, "made_from": made_from, **results.to_json(section, runs)}
+        write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        say(f"{experiment.name}: {path}")
+
+
+def perform(experiments: Sequence[Experiment], options: Options) -> Path:
+    """Make the sections of some experiments, and results.md of all that there are.
+
+    Raises:
+        InputError: options or data are wrong; or, after all the others are made, the first one that could not be.
+    """
+    context = Context(options)
+    _ = context.dataset, context.search_key  # what is wrong with data or weights stops everything
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed: dict[str, str] = {}
+    written = options.out / "results.md"
+    for number, experiment in enumerate(experiments, start=1):
+        say(f"[{number}/{len(experiments)}] {experiment.name}: {experiment.title}")
+        try:
+            context.section(experiment)
+        except InputError as e:
+            failed[experiment.name] = str(e)
+            say(f"{experiment.name} could not be made: {e}")
+        results.write(written, options.out, options.data_name, context.dataset.lesions, options.shrink)
+    say(f"results: {written}")
+    if failed:
+        name, why = next(iter(failed.items()))
+        raise InputError(f"{len(failed)} of {len(experiments)} could not be made: {', '.join(failed)}; {name}: {why}")
+    return written
+
+
+def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
+    """The command of one experiment."""
+    run_program(lambda: perform([experiment], parse(argv, experiment.name, experiment.title)[0]))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def parse(argv: Sequence[str] | None, program: str, title: str, only: Sequence[str] = ()) -> tuple[Options, list[str]]:
+    """The options of a command line, and which experiments it asks for by --only.
+
+    Args:
+        argv: None for the process's own.
+        program: name of the module.
+        title: what it makes.
+        only: names that --only may give; without any there is no such option.
+
+    Raises:
+        InputError: an option of the experiments that is wrong, or one of training that each of them says itself.
+    """
+    parser = _Parser(
+        prog=f"python -m experiments.{program}",
+        description=f"{title}. Trains what is missing and writes results.md.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--data-dir", "--data_dir", type=Path, help="folder with train-metadata.csv and train-image.hdf5")
+    add("--data-name", "--data_name", help="what results.md calls the data [default: the folder's name]")
+    add("--out", type=Path, help="folder of runs, sections and results.md [default: results, results-shrunk]")
+    add("--fold", nargs="+", default=["all"], help="0, or 0 1 2, or all [default: all]; each costs as much again")
+    add("--features", nargs="+", choices=("embedding", "pixels", "metadata"), help="of kNN [default: what there is]")
+    add("--bootstrap", type=int, help=f"draws for the intervals, 0 for none [default: {DRAWS}]")
+    add("--shrink", action="store_true", help="try everything in a minute: tiny random network, 32 px, up to 4 epochs")
+    if only:
+        add("--only", nargs="+", choices=only, default=list(only), metavar="NAME", help=f"of {', '.join(only)}")
+    given, rest = parser.parse_known_args([word for word in arguments(argv) if word != "--"])
+    for word in rest:
+        if (name := word.split("=")[0].replace("_", "-")) in OURS:
+            parser.error(f"{name}: each experiment has its own; leave that out")
+    if given.data_dir is None and not given.shrink:
+        parser.error("give --data-dir, the folder with train-metadata.csv, or --shrink to try it on drawn lesions")
+    if given.out is not None and given.out.exists() and not given.out.is_dir():
+        parser.error(f"--out {given.out} is not a folder")
+    if given.fold != ["all"] and not all(word.isdecimal() for word in given.fold):
+        parser.error(f"--fold: all, or numbers, not {' '.join(given.fold)}")
+    draws = given.bootstrap if given.bootstrap is not None else SHRUNK_DRAWS if given.shrink else DRAWS
+    if draws < 0:
+        parser.error(f"--bootstrap is a number of draws, 0 for none, not {draws}")
+    options = Options(
+        data_dir=given.data_dir,
+        data_name=given.data_name or (given.data_dir.resolve().name if given.data_dir else "drawn demo lesions"),
+        out=given.out or Path("results-shrunk" if given.shrink else "results"),
+        fold="all" if given.fold == ["all"] else tuple(sorted({int(word) for word in given.fold})),
+        features=tuple(given.features) if given.features else None,
+        bootstrap=draws,
+        shrink=given.shrink,
+        training=tuple(rest),
+    )
+    return options, list(given.only) if only else [program]
+
+
+def _random_weights(folder: Path) -> Path:
+    """Random weights of the tiny network as a file: a frozen backbone and kNN need some."""
+    from jaxlesion.config import ModelConfig
+    from jaxlesion.model.port import to_timm, write_safetensors
+    from jaxlesion.state import build_model, init_variables
+
+    path = folder / "random-tiny.safetensors"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(path, to_timm(init_variables(build_model(ModelConfig(variant="tiny")), 0)))
+    return path

@@ -1,0 +1,213 @@
+"""Sections and `results.md`: how figures become Markdown, and what is said of data, machine and runs."""
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import pandas as pd
+
+from jaxlesion import config as configuration
+from jaxlesion.config import TrainConfig
+from jaxlesion.errors import InputError
+from jaxlesion.figures import Figure, Parts, as_json, drawn_by
+from jaxlesion.files import write_atomic
+from jaxlesion.intervals import LEVEL
+from jaxlesion.runs import Run, make_manifest
+
+ORDER = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9")
+ORDER += ("frozen_baseline", "five_epochs")
+SHRUNK = """> **Shrunk: no figure below means anything.** A tiny network of random weights, 32 px, 1, 2, 3 and 4 epochs
+> instead of 1, 20, 50 and 100: this shows that every table can be made, not what comes out."""
+SAME = "**No patient is known to have two of these lesions**, so lesions of one patient may be on both sides of a fold."
+
+
+@dataclass(frozen=True)
+class Section:
+    """What an experiment makes.
+
+    Args:
+        body: Markdown under the section's heading.
+        summary: for the table at the top: figure, what the paper printed, what came out.
+        figures: all of them, for programs.
+    """
+
+    body: str
+    summary: Sequence[tuple[str, str, str]] = ()
+    figures: Parts = field(default_factory=dict)
+
+
+def to_json(section: Section, runs: Sequence[Run]) -> dict[str, Any]:
+    """The saved form, with where and when it was made, and the runs it was made from."""
+    return {
+        "made": environment(),
+        "runs": [described(run) for run in runs],
+        "body": section.body,
+        "summary": [list(row) for row in section.summary],
+        "figures": json.loads(as_json(section.figures, [], 0, ""))["figures"],
+    }
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A saved section.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+        return {key: content[key] for key in ("title", "made_from", "made", "runs", "body", "summary", "figures")}
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{path}: not a section that was saved here ({e}); remove it, and it is made anew") from None
+
+
+def write(path: Path, folder: Path, data_name: str, lesions: pd.DataFrame, shrunk: bool) -> None:
+    """results.md of all sections in a folder that were made from these rows, and shrunk or not as asked for."""
+    saved = {name: load(folder / f"{name}.json") for name in ORDER if (folder / f"{name}.json").is_file()}
+    wanted = {"ids": hash_of_ids(lesions), "shrunk": shrunk}
+    sections = {name: s for name, s in saved.items() if wanted.items() <= s["made_from"].items()}
+    parts = ["# The paper's tables, made again", *([SHRUNK] if shrunk else []), _data(data_name, lesions)]
+    if sections:
+        parts.append(_summary(sections))
+    if missing := [name for name in ORDER if name not in sections]:
+        parts.append(f"Not made yet of these rows: {', '.join(missing)} (`python -m experiments.NAME`).")
+    for name, section in sections.items():
+        made = section["made"]
+        lines = [f"- {line}" for line in section["runs"]]
+        lines.append(f"- Made on {made['date']}: {made['machine']}; {made['software']}.")
+        if section["figures"]:
+            lines.append(f"- All figures, also of each fold, are in `{name}.json`.")
+        parts += [f"## {section['title']}", section["body"], "\n".join(lines)]
+    write_atomic(path, "\n\n".join(parts) + "\n")
+
+
+def hash_of_ids(lesions: pd.DataFrame) -> str:
+    """SHA-256 of the sorted ids, each with a newline."""
+    return hashlib.sha256("".join(f"{isic_id}\n" for isic_id in sorted(lesions["isic_id"])).encode()).hexdigest()
+
+
+def _data(name: str, lesions: pd.DataFrame) -> str:
+    target, patients = lesions["target"], lesions["patient_id"].nunique()
+    by = drawn_by(lesions)
+    prose = (
+        f"**Data:** `{name}`, {len(lesions):,} rows, {int(target.sum()):,} malignant, {(target == 0).sum():,} benign "
+        f"({1 / target.mean() - 1:,.1f} to 1), {patients:,} patient ids; SHA-256 of the sorted ids, each with a "
+        f"newline: `{hash_of_ids(lesions)}`."
+    )
+    intervals = (
+        f"**How to read it:** in brackets the {100 * LEVEL:.0f} % interval, by draws of {by}s. Thresholded figures are "
+        "at 0.5 as in the paper, of probabilities that carry the prior of the training rows. `pooled`: all folds' "
+        "held-out rows at once, each predicted by the network of the fold that held it out. `normalised rows`: all "
+        "malignant rows of a fold and benign ones at the training's sampling; `whole fold`: every row. pAUC is the "
+        "challenge's, above 80 % TPR: 0.2 at best, 0.02 by chance. PR AUC by chance is the share of malignant rows. "
+        "A precision where nothing was called is given as 0."
+    )
+    return "\n\n".join([prose, *([SAME] if by == "row" else []), intervals])
+
+
+def _summary(sections: Mapping[str, dict[str, Any]]) -> str:
+    rows = [
+        [section["title"].partition(":")[0] if number == 0 else "", *row]
+        for section in sections.values()
+        for number, row in enumerate(section["summary"])
+    ]
+    return "## At a glance\n\n" + markdown(["", "figure", "paper", "here"], rows)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    rows = [list(row) for row in rows]
+    right = [
+        any(row[i] for row in rows) and all(re.match(r"^(-?[\d.,]+( \[.*\])?|undefined|)$", row[i]) for row in rows)
+        for i in range(len(header))
+    ]
+    lines = [header, ["--:" if of_numbers else "---" for of_numbers in right], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown(figure: Figure | float | None, digits: int = 3) -> str:
+    """A figure with its interval; nothing for None."""
+    if figure is None:
+        return ""
+    value, low, high = figure if isinstance(figure, tuple) else (figure, None, None)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value != value:
+        return "undefined"
+    text = f"{value:.{digits}f}"
+    return text if low is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def described(run: Run) -> str:
+    """One line on a run: settings, weights, time and machine."""
+    manifest, differing = run.manifest, differences(run.config)
+    options = " ".join(
+        f"`{configuration.flag(name)} {value}`" for name, value in differing.items() if value is not None
+    )
+    weights = manifest["weights"]
+    name = Path(weights["name"]).name + (f" (SHA-256 {weights['sha256'][:12]}...)" if weights["sha256"] else "")
+    folds = run.finished_folds()
+    seconds, epochs = 0.0, 0
+    for k in folds:
+        path = run.fold(k).folder / "timing.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        seconds += sum(record["train_seconds"] + record["validation_seconds"] for record in records)
+        epochs += len(records)
+    devices, versions = manifest["devices"], manifest["versions"]
+    return (
+        f"Run `{run.folder.name}`: preset `{run.config.preset}`{f' with {options}' if options else ''}; "
+        f"weights {name}; {manifest['rows']:,} rows; folds {' '.join(map(str, folds))}; "
+        f"{seconds / 60:.1f} min of training and validation; "
+        f"{len(devices)} x {devices[0]}; jaxlesion {versions['jaxlesion']}, jax {versions['jax']}."
+    )
+
+
+def differences(config: TrainConfig) -> dict[str, Any]:
+    """Dotted options that are not those of the configuration's preset and that figures depend on, weights left out."""
+    usual = _flat(configuration.identity(configuration.preset(config.preset)))
+    return {
+        name: value
+        for name, value in _flat(configuration.identity(config)).items()
+        if value != usual[name] and name != "weights"
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def environment() -> dict[str, str]:
+    """Date, machine and software, in words."""
+    devices = jax.devices()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    machine = f"{cores} CPU cores ({_processor()})"
+    if devices[0].platform != "cpu":
+        machine = f"{len(devices)} x {devices[0].device_kind}, {machine}"
+    manifest = make_manifest({}, 0, {}, [])
+    versions = manifest["versions"]
+    names = [n for n in ("python", "jaxlesion", "jax", "jaxlib", "flax", "numpy") if n in versions]
+    software = ", ".join(f"{name} {versions[name]}" for name in names)
+    commit = manifest["git_commit"]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine,
+        "software": software + (f", commit {commit[:12]}" if commit else ""),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

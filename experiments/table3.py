@@ -1,0 +1,22 @@
+"""Table 3: 50 epochs on the full set, where the paper's network called everything benign.
+
+    python -m experiments.table3 --data-dir isic-2024-challenge
+
+Data: all 401,059 rows of the challenge, every benign one trained on (`--sampling.negatives-kept 1`), five folds, scored
+on the whole fold, with the areas and the number of rows called malignant beside. Hardware: a GPU; an epoch is 321,000
+images, 50 of them for each of five folds (80 million images; `--fold 0` is a fifth). Result: not run yet.
+"""
+
+from experiments import paper
+from experiments.common import Experiment, Setting, main
+from experiments.trained import trained_section
+
+EXPERIMENT = Experiment(
+    "table3",
+    "Table 3: 50 epochs, full set",
+    lambda context, runs: trained_section(context, runs[0], paper.TABLE3),
+    (Setting("full-50", epochs=50, full=True),),
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

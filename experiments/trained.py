@@ -1,0 +1,145 @@
+"""The section of an experiment that trains: the paper's per-class figures beside ours, and what those hide."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from experiments.common import Context
+from experiments.paper import Printed
+from experiments.results import Section, markdown, shown
+from jaxlesion.data.predictions import read_predictions
+from jaxlesion.figures import CHOSEN, Figures, Parts, rows_of_run
+from jaxlesion.metrics import CLASSES
+from jaxlesion.runs import Run
+
+RATES = ("precision", "recall", "f1")
+BESIDE = (
+    ("rows", "n"),
+    ("malignant", "positives"),
+    ("called malignant", "predicted_positives"),
+    ("ROC AUC", "roc_auc"),
+    ("PR AUC", "pr_auc"),
+    ("pAUC", "pauc"),
+    ("Brier score", "brier"),
+)
+OVERALL = (
+    ("accuracy", "accuracy"),
+    ("Hamming loss", "hamming"),
+    *((f"macro {label}", f"macro_{rate}") for label, rate in zip(("precision", "recall", "F1"), RATES, strict=True)),
+)
+
+
+def held_out(context: Context, run: Run) -> pd.DataFrame:
+    """The out-of-fold predictions of the folds that were asked for."""
+    table = read_predictions(run.folder / "oof.csv")
+    return table[table["fold"].isin(context.folds(run))].reset_index(drop=True)
+
+
+def figures(context: Context, run: Run) -> Parts:
+    """By part, on the `normalised rows` and the `whole fold`; only the latter where all negatives were trained on."""
+    rows = rows_of_run(run, run.folds_table(), held_out(context, run))
+    if run.config.sampling.negatives_kept == 1:
+        return context.figures({"whole fold": rows["whole fold"]})
+    return context.figures({"normalised rows": rows["normalised"], "whole fold": rows["whole fold"]})
+
+
+def trained_section(
+    context: Context,
+    run: Run,
+    printed: Printed | None = None,
+    overall: dict[str, float] | None = None,
+) -> Section:
+    """The section of one run.
+
+    Args:
+        context: the invocation.
+        run: with its folds finished.
+        printed: the paper's table.
+        overall: the paper's figures over both classes.
+    """
+    parts = figures(context, run)
+    main = main_part(parts)
+    by_rows = parts[main]
+    blocks = [
+        f"Per class, {main}:",
+        per_class(by_rows, printed),
+        f"Over both classes, {main}:",
+        both_classes(by_rows, overall),
+        "What does not depend on a threshold, and how many rows 0.5 calls malignant:",
+        beside(parts),
+    ]
+    if CHOSEN + "accuracy" in next(iter(by_rows.values())):
+        blocks += [
+            f"The malignant class at a threshold chosen on the other folds for the highest F1 there, {main}:",
+            at_chosen(by_rows),
+        ]
+    blocks.append(collapse(by_rows["whole fold"]))
+    return Section("\n\n".join(blocks), summary(main, by_rows, printed), parts)
+
+
+def main_part(parts: Parts) -> str:
+    """`pooled` of several folds, else the only fold."""
+    return "pooled" if "pooled" in parts else next(iter(parts))
+
+
+def per_class(by_rows: dict[str, Figures], printed: Printed | None) -> str:
+    """Precision, recall and F1 of both classes, the paper's first."""
+    rows = []
+    for name in CLASSES:
+        if printed is not None:
+            rows.append([name, "paper", *(f"{value:.2f}" for value in getattr(printed, name)), ""])
+        for of_rows, found in by_rows.items():
+            cells = [shown(found[f"{name}_{rate}"]) for rate in RATES]
+            rows.append([name, f"here, {of_rows}", *cells, shown(found[f"{name}_support"])])
+    return markdown(["class", "", "precision", "recall", "F1", "rows"], rows)
+
+
+def both_classes(by_rows: dict[str, Figures], overall: dict[str, float] | None) -> str:
+    """Accuracy, Hamming loss and the macro means, the paper's first."""
+    rows = [["paper", *(shown(overall.get(key), 2) for _, key in OVERALL)]] if overall else []
+    rows += [[f"here, {of}", *(shown(found[key]) for _, key in OVERALL)] for of, found in by_rows.items()]
+    return markdown(["", *(label for label, _ in OVERALL)], rows)
+
+
+def beside(parts: Parts) -> str:
+    """Counts and areas of every part, the summarising ones first."""
+    first = [part for part in ("pooled", "mean of folds") if part in parts]
+    order = [*first, *(part for part in parts if part not in first)]
+    rows = [
+        [of_rows, part, *(shown(parts[part][of_rows].get(key)) for _, key in BESIDE)]
+        for of_rows in parts[order[0]]
+        for part in order
+    ]
+    return markdown(["", "", *(label for label, _ in BESIDE)], rows)
+
+
+def at_chosen(by_rows: dict[str, Figures]) -> str:
+    """The malignant class at the thresholds chosen on other folds."""
+    keys = (*(f"malignant_{rate}" for rate in RATES), "predicted_positives")
+    rows = [[of, *(shown(found[CHOSEN + key]) for key in keys)] for of, found in by_rows.items()]
+    return markdown(["", "precision", "recall", "F1", "called malignant"], rows)
+
+
+def collapse(found: Figures) -> str:
+    """What accuracy and the benign class would be for a classifier that says benign whatever it sees."""
+    n, positives, called = (found[key].value for key in ("n", "positives", "predicted_positives"))
+    hits = found["tp"].value
+    said = f"{called:,} of {n:,} rows of the whole fold are called malignant at 0.5, {hits:,} of them rightly"
+    if not called:
+        said = f"**Collapsed:** not one of {n:,} rows of the whole fold is called malignant at 0.5; precision is then 0"
+    share = 1 - positives / n
+    return (
+        f"{said}; {positives:,} are malignant. Calling every row benign would have an accuracy of {share:.4f} and a "
+        f"benign precision, recall and F1 of {share:.4f}, 1 and {2 * share / (1 + share):.4f}: neither says whether "
+        "anything was learnt. The areas do, and a threshold that suits the prior."
+    )
+
+
+def summary(main: str, by_rows: dict[str, Figures], printed: Printed | None) -> Sequence[tuple[str, str, str]]:
+    """Malignant F1 on the rows that the paper's table is of, and the ROC AUC of the whole fold."""
+    of = next(iter(by_rows))
+    paper = "" if printed is None else f"{printed.malignant.f1:.2f}"
+    return (
+        (f"malignant F1 at 0.5, {of}, {main}", paper, shown(by_rows[of]["malignant_f1"])),
+        (f"ROC AUC, whole fold, {main}", "", shown(by_rows["whole fold"]["roc_auc"])),
+    )
