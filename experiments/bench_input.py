@@ -7,7 +7,7 @@ All take turns in one process, so that a machine whose speed drifts is slow for 
 count. Printed are the medians over the turns with the least and the largest, and of prediction with decoding its
 ratio to prediction of images in memory, turn by turn. Rows for what is not installed are left out, and named. The
 files lie in the system's memory after the first turn: this measures no disk. Without --data-dir the demo's drawn
-lesions are read. Takes about two minutes on 2 cores; the network's first run compiles for half a minute more.
+lesions are read. Takes two to four minutes on 2 cores, most of it the last two rows.
 """
 
 import contextlib
