@@ -4,7 +4,7 @@
 
 One epoch as in the paper, which prints no figures of it, and 20, to see where it settles. Data: 50,000 rows by seed,
 trained on all malignant and 1 % of the benign ones, five folds. Hardware: 2 CPU cores are enough, as features are
-computed once. Time: minutes a fold, most of it to predict the whole fold. Result: fold 0 of 7,399 crops in README.md.
+computed once. Time: minutes a fold, most of it to predict the whole fold. Result: of 7,399 crops in docs/results.md.
 """
 
 from collections.abc import Sequence
