@@ -45,23 +45,7 @@ def make_train_step(
         recipe: augmentation of uint8 images; `RecipeSpec()` where the host has augmented them.
         mesh: that the batch is split over.
     """
-
-    split_model = model.clone(axis_name=DATA)
-
-    # Every device differentiates its share of the batch, and one sum over them ends it: left to the compiler, a sum
-    # between devices would stand in each turn of the loops in which kernels' gradients are added up.
-    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(DATA), P(DATA), P(DATA), P()), out_specs=P(), check_vma=False)
-    def differentiate(whole: Variables, images: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array):
-        count = lax.psum(jnp.sum(mask), DATA)
-
-        def loss_of(params):
-            variables, rngs = merged(whole, {"params": params}), {"dropout": key}
-            logits, updated = split_model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
-            return binary_cross_entropy(logits[:, 0], label, mask, config.pos_weight, count), updated["batch_stats"]
-
-        params = moving(whole, frozen=model.frozen)["params"]
-        (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return *lax.psum((loss, grads), DATA), batch_stats
+    differentiate = _make_differentiate(model, config, mesh)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -93,6 +77,30 @@ def make_train_step(
         return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
+    """(variables, images, label, mask, key) -> loss [], gradient of what moves, and new statistics.
+
+    Every device differentiates its share of the batch, and one sum over them ends it: left to the compiler, a sum
+    between devices would stand in each turn of the loops in which kernels' gradients are added up.
+    """
+    split_model = model.clone(axis_name=DATA)
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(DATA), P(DATA), P(DATA), P()), out_specs=P(), check_vma=False)
+    def differentiate(whole: Variables, images: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array):
+        count = lax.psum(jnp.sum(mask), DATA)
+
+        def loss_of(params):
+            variables, rngs = merged(whole, {"params": params}), {"dropout": key}
+            logits, updated = split_model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
+            return binary_cross_entropy(logits[:, 0], label, mask, config.pos_weight, count), updated["batch_stats"]
+
+        params = moving(whole, frozen=model.frozen)["params"]
+        (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return *lax.psum((loss, grads), DATA), batch_stats
+
+    return differentiate
 
 
 def make_predict_step(model: EfficientNetV2) -> Step:

@@ -3,8 +3,9 @@
 Submodules carry timm's names, so that `port` needs rules and no table. Images and maps are [b,h,w,c]; a convolution
 kernel is [k,k,in/groups,out]; padding is TensorFlow's "SAME", which is asymmetric for a stride of 2.
 
-XLA's own convolutions are slow on the CPU where they are depthwise or 1x1, so there those have a second form: the
-same sums written as shifted products and as matrix products. `IMPL` chooses; nothing else does.
+XLA's own convolutions are slow on the CPU where they are depthwise or 1x1, and in the kernel's gradient of wide
+3x3 ones, so there these have a second form: the same sums written as shifted and as matrix products. `IMPL` chooses
+between them; nothing else does.
 """
 
 from functools import partial
