@@ -1,6 +1,8 @@
 """Orbax behind one small wrapper: the last two checkpoints and the best, restored by name of step."""
 
 import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,8 +11,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxlesion.errors import InputError
+from jaxlesion.files import sha256, write_atomic
 
 TRASH = "_trash"  # deleting is a rename into here first, so that a kill never leaves half a step that looks whole
+CHECKSUMS = "_checksums"  # of each step, as `sha256sum --check` reads them in the checkpoints' folder
+DAMAGED = "_damaged"  # what is not what was saved, for somebody to look at
 METRIC = "metric"
 
 
@@ -20,14 +25,19 @@ class Checkpoints:
     Args:
         folder: made when it does not exist, unless read-only.
         read_only: neither makes nor deletes anything.
+
+    Raises:
+        InputError: a checkpoint is damaged, and it is read-only or there is no sound one. Otherwise the damaged ones
+            are set aside with a warning, and what is left is gone on from.
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False):
-        self.folder = folder.resolve()
+        self.folder, self.read_only = folder.resolve(), read_only
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._empty_trash()
-        self.read_only = read_only
+        self._set_damaged_aside()
+        self.thread, self.saving = ThreadPoolExecutor(1, "checkpoint"), None
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(n=2),
@@ -55,14 +65,67 @@ class Checkpoints:
         `metric` (higher is better) decides which is the best; one in mid-epoch has none.
         """
         self.wait()
-        metrics = None if metric is None else {METRIC: metric}
-        self.manager.save(int(state.step), args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics)
+        metrics, step = None if metric is None else {METRIC: metric}, int(state.step)
+        self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics)
+        self.saving = self.thread.submit(self._finish, step)
 
     def wait(self) -> None:
-        """Wait for the save under way, raise what went wrong in it, and free the space of what was dropped."""
+        """Wait for the save under way.
+
+        Raises:
+            InputError: it could not be written; the checkpoints before it are as they were.
+        """
+        if self.saving is None:
+            return
+        saving, self.saving = self.saving, None
+        try:
+            saving.result()
+        except (OSError, ValueError) as e:  # Orbax passes on what the system said, TensorStore a ValueError
+            reason = " ".join(str(e).split())[:200]
+            raise InputError(f"{self.folder}: a checkpoint cannot be written ({reason}); make room there") from None
+
+    def _finish(self, step: int) -> None:
+        """Once the files are there: sum them up, and free the space of what was dropped for them."""
         self.manager.wait_until_finished()
-        if not self.read_only:
-            self._empty_trash()
+        lines = [f"{sha256(path)}  {path.relative_to(self.folder)}\n" for path in _files(self.folder / str(step))]
+        (self.folder / CHECKSUMS).mkdir(exist_ok=True)
+        write_atomic(self._checksums(step), "".join(lines))
+        for path in (self.folder / CHECKSUMS).iterdir():
+            if path.stem.isdecimal() and not (self.folder / path.stem).is_dir():
+                path.unlink()
+        self._empty_trash()
+
+    def damage(self, step: int) -> str | None:
+        """The first file of the checkpoint that is not what was saved, and how; None if all are.
+
+        A kill between the checkpoint and its checksums leaves it without: then there is nothing to compare with.
+        """
+        if not self._checksums(step).is_file():
+            return None
+        for line in self._checksums(step).read_text(errors="replace").splitlines():
+            digest, _, name = line.partition("  ")
+            path = self.folder / name
+            if not path.is_file():
+                return f"{path} is gone"
+            if sha256(path) != digest:
+                return f"{path} is not what was saved"
+        return None
+
+    def _set_damaged_aside(self) -> None:
+        """What was not saved so is not read at all, be it another step than the wanted: which is best needs all."""
+        steps = sorted((int(p.name) for p in self.folder.glob("*/") if p.name.isdecimal()), reverse=True)
+        bad = {step: what for step in steps if (what := self.damage(step)) is not None}
+        if bad and (self.read_only or len(bad) == len(steps)):
+            what = next(iter(bad.values()))
+            raise InputError(
+                f"{self.folder}: a checkpoint is damaged ({what}); put the file back, or train the fold anew"
+            )
+        for step, what in bad.items():
+            warnings.warn(f"{what}; step {step} is set aside in {DAMAGED}", stacklevel=3)
+            (self.folder / DAMAGED).mkdir(exist_ok=True)
+            shutil.rmtree(self.folder / DAMAGED / str(step), ignore_errors=True)
+            (self.folder / str(step)).rename(self.folder / DAMAGED / str(step))
+            self._checksums(step).unlink()
 
     def step(self, which: Literal["last", "best"] = "last") -> int | None:
         """The step of the last or the best checkpoint; None where there is none."""
@@ -84,8 +147,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait and let go."""
-        self.wait()
-        self.manager.close()
+        try:
+            self.wait()
+        finally:
+            self.thread.shutdown()
+            self.manager.close()
 
     def __enter__(self) -> Self:
         return self
@@ -93,5 +159,12 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _checksums(self, step: int) -> Path:
+        return self.folder / CHECKSUMS / f"{step}.sha256"
+
     def _empty_trash(self) -> None:
         shutil.rmtree(self.folder / TRASH, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

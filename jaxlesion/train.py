@@ -25,6 +25,7 @@ from jaxlesion.files import sha256
 from jaxlesion.inference import lesions_of
 from jaxlesion.runs import Run, make_manifest
 from jaxlesion.sharding import use_cores
+from jaxlesion.signals import StopSignal
 from jaxlesion.state import build_model
 from jaxlesion.training import FoldTraining
 from jaxlesion.weights import find_weights, read_variables
@@ -51,8 +52,8 @@ def train(config: TrainConfig) -> Run:
     folds = wanted_folds(run, config)
     for fold in folds:
         fold_dir = run.fold(fold)
-        with fold_dir.lock():
-            table = FoldTraining(config, fold, fold_dir, lesions, batches, weights).run()
+        with fold_dir.lock(), StopSignal() as stop:
+            table = FoldTraining(config, fold, fold_dir, lesions, batches, weights, stop).run()
             write_predictions(fold_dir.oof, table)
             run.collect_oof()
         for name, columns in figures_of_run(run, lesions, table).items():

@@ -25,6 +25,7 @@ from jaxlesion.optim import make_optimiser
 from jaxlesion.resident import resident, wanted
 from jaxlesion.runs import FoldDir
 from jaxlesion.sharding import data_mesh, put_on, replicated
+from jaxlesion.signals import StopSignal
 from jaxlesion.state import TrainState, abstract_state, build_model, create_state
 from jaxlesion.steps import make_feature_step, make_predict_step, make_train_step
 from jaxlesion.weights import initial_variables
@@ -41,7 +42,9 @@ class FoldTraining:
         lesions: pd.DataFrame,
         batches: Batches,
         weights: Path | None,
+        stop: StopSignal,
     ):
+        self.stop = stop
         self.config, self.fold, self.dir, self.lesions, self.weights = config, fold, fold_dir, lesions, weights
         self.batches = batches
         self.training = training_rows(lesions, fold, config.sampling, config.data.seed)
@@ -77,6 +80,8 @@ class FoldTraining:
                 self.dir.write_metrics(records)
                 auc = record["validation"]["roc_auc"]
                 checkpoints.save(state, metric=auc if np.isfinite(auc) else -1.0)
+                self.stop.check()
+            self.stop.waits = False
         rows = np.flatnonzero(self.lesions["fold"].to_numpy() == self.fold)
         title = f"fold {self.fold}: predicting the whole fold"
         prediction = predict_rows(self.predict_step, state.variables, self.batches, rows, self.mesh, title)
@@ -148,10 +153,20 @@ class FoldTraining:
         batches = self._training_batches(epoch, start)
         began = time.perf_counter()
         with Meter(f"fold {self.fold} epoch {epoch + 1}/{self.config.epochs}", self.steps, start, self._size) as meter:
-            due = SaveClock(self.config.checkpoint.every_minutes, self.steps - start)
+            clock = SaveClock(self.config.checkpoint.every_minutes, self.steps - start)
+
+            def due() -> bool:
+                self.stop.waits = True  # from here on there is something to lose
+                # After the last step, validating comes first: its figures go into the same checkpoint.
+                return clock() or (self.stop.number is not None and clock.left > 0)
+
+            def save(state: TrainState) -> None:
+                checkpoints.save(state)
+                self.stop.check()
+
             state = self._finite(
                 checkpoints,
-                lambda: train_batches(self.train_step, state, batches, self.put, meter.tick, due, checkpoints.save),
+                lambda: train_batches(self.train_step, state, batches, self.put, meter.tick, due, save),
             )
         seconds = time.perf_counter() - began
         prediction = self._validate(state)

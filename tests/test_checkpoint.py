@@ -1,4 +1,7 @@
 import dataclasses
+import re
+import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -66,3 +69,53 @@ def test_an_empty_folder_has_no_step(tmp_path):
     with Checkpoints(tmp_path / "new") as checkpoints:
         assert checkpoints.step("last") is None
         assert checkpoints.step("best") is None
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+    "flipped": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+}
+
+
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory, state):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    with Checkpoints(folder) as checkpoints:
+        for step, metric in ((1, 0.9), (2, 0.1), (3, 0.2)):
+            checkpoints.save(at(state, step), metric=metric)
+    return folder
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_each_damaged_file_makes_the_last_step_fall_back_by_name(how, three_steps, tmp_path):
+    names = [p.relative_to(three_steps) for p in sorted((three_steps / "3").rglob("*")) if p.is_file()]
+    assert len(names) > 5
+    for k, name in enumerate(names):
+        folder = tmp_path / str(k)
+        shutil.copytree(three_steps, folder)
+        if (folder / name).stat().st_size == 0 and how != "deleted":
+            continue  # nothing to take away
+        DAMAGES[how](folder / name)
+        with pytest.raises(InputError, match=re.escape(str(name))):
+            Checkpoints(folder, read_only=True)
+        with pytest.warns(UserWarning, match="step 3 is set aside"), Checkpoints(folder) as checkpoints:
+            assert (checkpoints.step("last"), checkpoints.step("best")) == (2, 1)
+        assert (folder / "_damaged" / "3").is_dir()
+
+
+def test_where_all_are_damaged_nothing_is_touched(three_steps, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(three_steps, folder)
+    for step in (1, 2, 3):
+        (folder / str(step) / "_CHECKPOINT_METADATA").write_bytes(b"{}")
+    with pytest.raises(InputError, match="a checkpoint is damaged"):
+        Checkpoints(folder)
+    assert sorted(p.name for p in folder.iterdir() if p.name.isdecimal()) == ["1", "2", "3"]
+
+
+def test_the_checksums_are_read_by_the_common_tool(three_steps):
+    names = sorted(p.name for p in (three_steps / "_checksums").iterdir())
+    assert names == ["1.sha256", "2.sha256", "3.sha256"]
+    subprocess.run(["sha256sum", "--check", "--quiet", "_checksums/3.sha256"], cwd=three_steps, check=True)

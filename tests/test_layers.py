@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "jaxlesion"
 
 LAYERS = {
-    0: "__init__ _version errors config metrics intervals thresholds calibration search files memory",
+    0: "__init__ _version errors config metrics intervals thresholds calibration search files memory signals",
     1: "data.__init__ data.augment data.batch data.cache data.demo data.folds data.hdf5 data.ids data.images "
     "data.duplicates data.isic2024 data.layout data.lesions data.loader data.metadata data.pipeline data.predictions "
     "figures subgroups runs",

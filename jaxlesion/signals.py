@@ -1,0 +1,49 @@
+"""Being told to stop: training ends at a step that can be gone on from, everything else ends at once."""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Self
+
+TOLD = (signal.SIGTERM, signal.SIGINT)  # what pre-emption and a scheduler send; what Ctrl-C sends
+
+
+class Stopped(SystemExit):
+    """The program ends because of a signal, with exit code 128 + its number: 143 for SIGTERM, 130 for SIGINT."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+
+
+class StopSignal:
+    """SIGTERM and SIGINT, while the context lasts. Only the main thread can hold one.
+
+    Until `waits` is set, and at the second signal, the process ends at once, as if it were killed:
+    nothing that it has saved is harmed by that. Otherwise the first signal is only remembered.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.waits = False
+
+    def check(self) -> None:
+        """Raise Stopped if there was a signal."""
+        if self.number is not None:
+            raise Stopped(self.number)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if not self.waits or self.number is not None:
+            os.write(sys.stderr.fileno(), f"{name}: stopped at once\n".encode())
+            os._exit(128 + number)
+        self.number = number
+        os.write(sys.stderr.fileno(), f"{name}: saving after this step; once more stops at once\n".encode())
+
+    def __enter__(self) -> Self:
+        self.before = {number: signal.signal(number, self._receive) for number in TOLD}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
