@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help train test ci-extra lint clean
+.PHONY: help train test ci-extra chaos lint clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,6 +23,9 @@ test: $(VENV)/installed  ## install, then run the test suite
 
 ci-extra: $(VENV)/installed  ## the longer tests: every table of the paper, shrunk, on drawn lesions
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m extra $(ARGS)
+
+chaos: $(VENV)/installed  ## kill runs and change files at random, N of each: make chaos N=100
+	CHAOS=$(or $(N),100) $(BIN)/python -m pytest -m extra -s tests/test_chaos.py $(ARGS)
 
 lint: $(VENV)/installed  ## check style
 	$(BIN)/ruff check .

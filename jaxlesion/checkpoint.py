@@ -1,8 +1,10 @@
 """Orbax behind one small wrapper: the last two checkpoints and the best, restored by name of step."""
 
+import re
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -37,7 +39,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._empty_trash()
         self._set_damaged_aside()
-        self.thread, self.saving = ThreadPoolExecutor(1, "checkpoint"), None
+        self.thread, self.saving, self.failed = ThreadPoolExecutor(1, "checkpoint"), None, False
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(n=2),
@@ -81,7 +83,10 @@ class Checkpoints:
         try:
             saving.result()
         except (OSError, ValueError) as e:  # Orbax passes on what the system said, TensorStore a ValueError
-            reason = " ".join(str(e).split())[:200]
+            self.failed = True
+            # TensorStore's message names every layer; the system's own words stand after the last path.
+            said = re.search(r": ([A-Z][a-z -]+) \[os_error_code", str(e))
+            reason = e.strerror if isinstance(e, OSError) else said[1] if said else " ".join(str(e).split())[:200]
             raise InputError(f"{self.folder}: a checkpoint cannot be written ({reason}); make room there") from None
 
     def _finish(self, step: int) -> None:
@@ -151,7 +156,8 @@ class Checkpoints:
             self.wait()
         finally:
             self.thread.shutdown()
-            self.manager.close()
+            with suppress(Exception) if self.failed else nullcontext():  # it raises the same again
+                self.manager.close()
 
     def __enter__(self) -> Self:
         return self

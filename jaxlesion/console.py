@@ -1,5 +1,6 @@
 """What a person sees: progress, tables, and one line for an error. Only programs print."""
 
+import errno
 import logging
 import sys
 import time
@@ -17,18 +18,34 @@ from jaxlesion.memory import keep_memory
 from jaxlesion.metrics import CLASSES
 
 console = Console(highlight=False, soft_wrap=True)
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 LOG_SECONDS = 60  # between two lines of progress where there is no terminal
 
 
 def run_program(program: Callable[[], Any]) -> None:
-    """Call `program`; an InputError becomes one line on stderr and exit code 2."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save there
+    """Call `program`; an InputError, or that nothing can be written, becomes one line on stderr and exit code 2."""
+    for name in ("absl", "asyncio"):  # Orbax reports every save there, and what it raises too a dozen times
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
     keep_memory()
     try:
         program()
     except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
-        raise SystemExit(2) from None
+        reason = str(e)
+    except OSError as e:
+        if e.errno not in UNWRITABLE:
+            raise
+        reason = f"{e.filename or 'a file'} cannot be written ({e.strerror}): make room, or write elsewhere"
+    else:
+        return
+    print(f"error: {reason}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _unraisable(what: "sys.UnraisableHookArgs") -> None:
+    """TensorStore's own threads say here, dozens of times, that a save failed which has been raised once already."""
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)
 
 
 def say(text: str) -> None:
