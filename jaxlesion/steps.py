@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -56,8 +57,8 @@ def make_train_step(
 
         whole = {"params": state.params, "batch_stats": state.batch_stats}
         before = moving(whole, frozen=model.frozen)["params"]
-        loss, grads, batch_stats = differentiate(whole, images, batch["label"], batch["mask"], key)
-        direction, opt_state = optimiser.update(grads, state.opt_state, before)
+        loss, gradient, batch_stats = differentiate(whole, images, batch["label"], batch["mask"], key)
+        direction, opt_state = optimiser.update(ravel_pytree(before)[1](gradient), state.opt_state, before)
         rate = learning_rate(config, state.step, state.total_steps)
         after = jax.tree.map(lambda p, d: p - rate * d, before, direction)
         whole = merged(whole, {"params": after, "batch_stats": batch_stats})
@@ -74,16 +75,17 @@ def make_train_step(
             loss_sum=state.loss_sum + loss,
             ema=averaged,
         )
-        return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        return state, {"loss": loss, "grad_norm": jnp.linalg.norm(gradient)}
 
     return jax.jit(step, donate_argnums=0)
 
 
 def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
-    """(variables, images, label, mask, key) -> loss [], gradient of what moves, and new statistics.
+    """(variables, images, label, mask, key) -> loss [], gradient of what moves as one vector, and new statistics.
 
     Every device differentiates its share of the batch, and one sum over them ends it: left to the compiler, a sum
-    between devices would stand in each turn of the loops in which kernels' gradients are added up.
+    between devices would stand in each turn of the loops in which kernels' gradients are added up. As one vector,
+    gradients are exchanged, measured and smoothed by one operation each instead of by hundreds, which all are compiled.
     """
     split_model = model.clone(axis_name=DATA)
 
@@ -97,8 +99,8 @@ def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
             return binary_cross_entropy(logits[:, 0], label, mask, config.pos_weight, count), updated["batch_stats"]
 
         params = moving(whole, frozen=model.frozen)["params"]
-        (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return *lax.psum((loss, grads), DATA), batch_stats
+        (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return *lax.psum((loss, ravel_pytree(gradient)[0]), DATA), batch_stats
 
     return differentiate
 

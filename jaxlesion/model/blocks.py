@@ -111,6 +111,11 @@ def _channel_sum(x: jax.Array) -> jax.Array:
     return x.sum((0, 1, 2), dtype=jnp.float32)
 
 
+def _parameter(module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]) -> jax.Array:
+    """`module.param`, which traces `init` even where the parameter is there: a fifth of the time that tracing takes."""
+    return module.variable("params", name, lambda: init(module.make_rng("params"), shape)).value
+
+
 class Conv(nn.Module):
     """Convolution without bias unless asked: [b,h,w,c] -> [b,ceil(h/stride),ceil(w/stride),features]."""
 
@@ -128,10 +133,10 @@ class Conv(nn.Module):
         scale = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         if self.depthwise:
             scale = nn.initializers.normal((2.0 / self.size**2) ** 0.5)
-        kernel = self.param("kernel", scale, (self.size, self.size, inputs, self.features))
+        kernel = _parameter(self, "kernel", scale, (self.size, self.size, inputs, self.features))
         x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         if self.bias:
-            x += _as_map(self.param("bias", nn.initializers.zeros, (self.features,))).astype(self.dtype)
+            x += _as_map(_parameter(self, "bias", nn.initializers.zeros, (self.features,))).astype(self.dtype)
         return x
 
 
@@ -148,8 +153,8 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         width = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (width,))
-        bias = self.param("bias", nn.initializers.zeros, (width,))
+        scale = _parameter(self, "scale", nn.initializers.ones, (width,))
+        bias = _parameter(self, "bias", nn.initializers.zeros, (width,))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
         var = self.variable("batch_stats", "var", jnp.ones, (width,))
         if not train:
@@ -188,9 +193,9 @@ def _normalise(x, scale, bias, axis_name):
     mean = _channel_sum(wide) / count
     var = _channel_sum(jnp.square(wide - _as_map(mean))) / count  # two passes: E[x^2] - E[x]^2 cancels
     if axis_name is not None:  # one exchange between the devices: the mean of variances and the variance of means
-        means, variances = lax.all_gather((mean, var), axis_name)
-        mean = means.mean(0)
-        var = variances.mean(0) + jnp.square(means - mean[None]).mean(0)
+        gathered = lax.all_gather(jnp.stack([mean, var]), axis_name)
+        mean, var = gathered.mean(0)
+        var += jnp.square(gathered[:, 0] - mean[None]).mean(0)
     y = (wide - _as_map(mean)) * _as_map(scale * lax.rsqrt(var + BN_EPS)) + _as_map(bias)
     return (y.astype(x.dtype), mean, var), (x, scale, mean, var)
 
