@@ -14,6 +14,7 @@ import pandas as pd
 from experiments import paper
 from experiments.common import Context, Experiment, Setting, main
 from experiments.results import Section, markdown
+from jaxlesion.data.predictions import read_predictions
 from jaxlesion.files import write_atomic
 from jaxlesion.predict import PredictConfig, predict
 from jaxlesion.runs import Run
@@ -27,8 +28,8 @@ def predictions(context: Context, runs: Sequence[Run]) -> pd.DataFrame:
     tables = []
     for run in runs:
         out = run.folder / "test.csv"
-        table = predict(PredictConfig(run=run.folder, data_dir=context.data_dir, out=out))
-        tables.append(table.assign(epochs=run.config.epochs))
+        predict(PredictConfig(run=run.folder, data_dir=context.data_dir, out=out))
+        tables.append(read_predictions(out).assign(epochs=run.config.epochs))
     return pd.concat(tables, ignore_index=True)
 
 

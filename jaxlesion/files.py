@@ -3,7 +3,9 @@
 import hashlib
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
+from threading import Lock
 
 from jaxlesion.errors import InputError
 
@@ -17,7 +19,16 @@ def sha256(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def read_at(descriptor: int, offset: int, size: int, lock: Lock) -> bytes:
+    """Up to `size` bytes of an open file from `offset` on, whatever other threads read of it meanwhile."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    with lock:  # Windows
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, size)
+
+
+def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Write `content` (text as UTF-8, newlines as they are) so that `path` is the old file or the whole new one.
 
     The bytes go to a new file in the same folder, reach the disk and are then renamed. On any
@@ -27,7 +38,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            content = content.encode() if isinstance(content, str) else content
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

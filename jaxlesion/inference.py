@@ -1,6 +1,8 @@
 """From the checkpoints of a run to probabilities: what training, evaluation and prediction share."""
 
 import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -106,37 +108,65 @@ def predict_out_of_fold(run: Run, lesions: pd.DataFrame, batches: Batches, which
     return concatenate(tables)
 
 
-def predict_ensemble(
-    run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, *, calibrated: bool = False
-) -> pd.DataFrame:
-    """The mean of the finished folds' probabilities, for lesions that none of them has seen: a Predictions table.
+class Ensemble:
+    """The finished folds of a run, restored once, to predict lesions that none of them has seen.
+
+    Each batch goes through all folds while it is in memory: no image is decoded twice, whatever their number.
 
     Args:
         run: with at least one finished fold.
-        lesions: to be predicted.
-        batches: of their images.
+        batches: of the lesions.
         which: checkpoint of each fold.
-        calibrated: by what the run stored; the table's `model` says so.
+        calibrated: by what the run stored; `name` says so.
 
     Raises:
         InputError: no finished fold, or no calibration of these checkpoints.
     """
-    folds = finished_folds(run)
-    calibration = run.calibration() if calibrated else None
-    one, mesh = _ready(run, batches)
-    restored = [restore_variables(run, fold, which, mesh) for fold in folds]
-    models = [f"fold_{fold}/{at}" for fold, (_, at) in zip(folds, restored, strict=True)]
-    if calibration is not None:
-        calibration.check(models)  # before the work
 
-    def step(members: list[Variables], batch: Batch) -> jax.Array:
-        return jnp.stack([one(variables, batch) for variables in members], -1)
+    def __init__(self, run: Run, batches: Batches, which: Which, *, calibrated: bool = False):
+        folds = finished_folds(run)
+        self.calibration = run.calibration() if calibrated else None
+        self.batches = batches
+        self._one, self._mesh = _ready(run, batches)
+        restored = [restore_variables(run, fold, which, self._mesh) for fold in folds]
+        self.members = [variables for variables, _ in restored]
+        self.models = [f"fold_{fold}/{at}" for fold, (_, at) in zip(folds, restored, strict=True)]
+        if self.calibration is not None:
+            self.calibration.check(self.models)  # before the work
+        self.name = f"mean of {' '.join(self.models)}" + (", calibrated" if calibrated else "")
+        self.title = f"predicting by {len(folds)} folds"
 
-    rows = np.arange(len(lesions))
-    each = predict_rows(step, [v for v, _ in restored], batches, rows, mesh, f"predicting by {len(folds)} folds")
-    name = f"mean of {' '.join(models)}" + (", calibrated" if calibrated else "")
-    prediction = each.mean(1) if calibration is None else calibration.new_rows(each, models)
-    return predictions_table(lesions, prediction, name)
+    def digest(self) -> str:
+        """SHA-256 of all variables: checkpoints of one name may be those of another run."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.members):
+            digest.update(np.ascontiguousarray(leaf))
+        return digest.hexdigest()
+
+    def predict(self, lesions: pd.DataFrame, rows: Sequence[int], after: Callable[[int], None]) -> pd.DataFrame:
+        """The mean of the folds' probabilities: the Predictions table of some rows.
+
+        Args:
+            lesions: n rows.
+            rows: [n] their positions in the table that the batches are of.
+            after: called with the number of rows of each batch.
+        """
+        batches = self.batches.plain(np.asarray(rows))
+        each = predict_batches(self._step, self.members, batches, put_on(self._mesh), after)
+        calibration = self.calibration
+        prediction = each.mean(1) if calibration is None else calibration.new_rows(each, self.models)
+        return predictions_table(lesions, prediction, self.name)
+
+    def _step(self, members: list[Variables], batch: Batch) -> jax.Array:
+        return jnp.stack([self._one(variables, batch) for variables in members], -1)
+
+
+def predict_ensemble(run: Run, lesions: pd.DataFrame, batches: Batches, which: Which) -> pd.DataFrame:
+    """The Predictions table of lesions that no fold has seen, by the mean of all: see `Ensemble`."""
+    ensemble, rows = Ensemble(run, batches, which), np.arange(len(lesions))
+    decode_ahead(batches, rows, again=False)
+    with Meter(ensemble.title, len(rows)) as meter:
+        return ensemble.predict(lesions, rows, lambda n: meter.tick(steps=n))
 
 
 def _ready(run: Run, batches: Batches) -> tuple[Step, Mesh]:

@@ -1,5 +1,7 @@
 """python -m jaxlesion.predict: the mean of a run's folds on new lesions."""
 
+import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +10,16 @@ from typing import Literal
 import pandas as pd
 
 from jaxlesion.cli import arguments, parse
-from jaxlesion.console import run_program, say
+from jaxlesion.console import Meter, run_program, say
 from jaxlesion.data.images import FileImages
 from jaxlesion.data.layout import fingerprint, open_dataset
-from jaxlesion.data.loader import Batches, open_batches
-from jaxlesion.data.predictions import write_predictions, write_submission
+from jaxlesion.data.lesions import KEYS
+from jaxlesion.data.loader import Batches
+from jaxlesion.data.predictions import predictions_as_text, write_predictions, write_submission
+from jaxlesion.data.shards import ROWS, Part, Shards
 from jaxlesion.errors import InputError
-from jaxlesion.inference import data_config, predict_ensemble
+from jaxlesion.files import sha256
+from jaxlesion.inference import Ensemble, data_config
 from jaxlesion.runs import Run
 
 
@@ -38,38 +43,91 @@ class PredictConfig:
     """Correct the prior of each fold and apply the temperature that the run stored; model in the table says so."""
     batch_size: int | None = None
     """Images per step [default: the run's]. No prediction depends on it."""
+    shard_rows: int = ROWS
+    """Rows that are written at a time, beside --out: a kill loses no more. Rounded up to whole batches."""
+    part: str | None = None
+    """I/N, I from 0: make every N-th shard only. Who finishes last merges [default: as srun or mpirun says]."""
 
 
-def predict(config: PredictConfig) -> pd.DataFrame:
-    """Predict, write and return the Predictions table.
+def predict(config: PredictConfig) -> None:
+    """Predict and write.
 
     Raises:
-        InputError: neither or both of --data-dir and --image; or whatever is wrong with run or images.
+        InputError: neither or both of --data-dir and --image; or whatever is wrong with run, images or options.
     """
     if (config.data_dir is None) == (not config.image):
         raise InputError("give one of --data-dir, a folder with test-metadata.csv, and --image, some files")
+    if config.shard_rows < 1:
+        raise InputError(f"--shard-rows must be at least 1, not {config.shard_rows}")
     run = Run.open(config.run)
-    how = data_config(run, config.batch_size)
     if config.image:
-        images = FileImages(config.image)
-        lesions = pd.DataFrame({"isic_id": list(images.ids)})
-        batches = Batches(images, lesions["isic_id"], None, how)
+        _predict_files(config, run)
     else:
-        dataset = open_dataset(config.data_dir, "test")
-        lesions = dataset.lesions
-        batches = open_batches(how, lesions, dataset, fingerprint(dataset)["images"])
-    table = predict_ensemble(run, lesions, batches, config.checkpoint, calibrated=config.calibrated)
-    if config.image:
-        for path, probability in zip(table["isic_id"], table["prediction"], strict=True):
-            print(f"{path}\t{probability:.6g}")  # not through rich, which would turn the tab into spaces
-    if config.out is not None or not config.image:
-        out = config.out or Path("predictions.csv")
-        write_predictions(out, table)
-        say(f"{len(table):,} predictions in {out}, by the {table['model'].iloc[0]}")
+        _predict_table(config, run, Part.of(config.part, os.environ))
+
+
+def _predict_files(config: PredictConfig, run: Run) -> None:
+    images = FileImages(config.image)
+    lesions = pd.DataFrame({"isic_id": list(images.ids)})
+    batches = Batches(images, lesions["isic_id"], None, data_config(run, config.batch_size))
+    ensemble = Ensemble(run, batches, config.checkpoint, calibrated=config.calibrated)
+    with Meter(ensemble.title, len(lesions)) as meter:
+        table = ensemble.predict(lesions, range(len(lesions)), lambda n: meter.tick(steps=n))
+    for path, probability in zip(table["isic_id"], table["prediction"], strict=True):
+        print(f"{path}\t{probability:.6g}")  # not through rich, which would turn the tab into spaces
+    if config.out is not None:
+        write_predictions(config.out, table)
+        say(f"{len(table):,} predictions in {config.out}, by the {ensemble.name}")
     if config.submission is not None:
-        write_submission(config.submission, table)
+        write_submission(
+            config.submission, zip(table["isic_id"], map(str, table["prediction"].to_numpy()), strict=True)
+        )
         say(f"submission in {config.submission}")
-    return table
+
+
+def _predict_table(config: PredictConfig, run: Run, part: Part) -> None:
+    """Make the shards of this part that are missing, and the table of all of them if none is missing then.
+
+    Images are read once and in order, so no cache of decoded ones is filled; memory is that of the ids, of the table
+    of one shard, and of a few batches.
+    """
+    out = config.out or Path("predictions.csv")
+    for option, path in (("--out", out), ("--submission", config.submission)):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"{option} {path}: there is no such folder; make it, or give another path")
+    dataset = open_dataset(config.data_dir, "test", columns=KEYS)
+    lesions, ids = dataset.lesions, dataset.lesions["isic_id"].tolist()
+    batches = Batches(dataset.images, ids, None, data_config(run, config.batch_size))
+    ensemble = Ensemble(run, batches, config.checkpoint, calibrated=config.calibrated)
+    size = batches.config.batch_size
+    key = {
+        "checkpoints": ensemble.name,
+        "weights": ensemble.digest(),
+        "network": dataclasses.asdict(run.config.model) | {"image_size": batches.config.image_size},
+        "calibration": sha256(run.folder / "calibration.json") if config.calibrated else None,
+        **fingerprint(dataset),
+        "batch size": size,
+    }
+    # Whole batches, the same for any number of rows in a shard: then not even the last bit depends on it.
+    shards = Shards(out, ids, -(-config.shard_rows // size) * size, key)
+    ours, missing = part.shards(len(shards)), shards.missing(part)
+    if len(missing) < len(ours):
+        say(f"{len(ours) - len(missing)} of {len(ours)} shards are in {shards.folder} already")
+    with Meter(ensemble.title, sum(len(shards.rows(shard)) for shard in missing)) as meter:
+        for shard in missing:
+            rows = shards.rows(shard)
+            table = ensemble.predict(lesions.iloc[rows], rows, lambda n: meter.tick(steps=n))
+            shards.write(shard, table)
+    rate = f"{meter.rate:,.0f}"
+    if not shards.merge():
+        left = f"{len(shards.missing())} of {len(shards)} shards are missing"
+        say(f"part {part.index}/{part.count} is done; {left}, and the last part to finish writes {out}")
+        return
+    say(f"{len(ids):,} predictions in {out}, by the {ensemble.name}" + (f" ({rate} img/s)" if meter.rate else ""))
+    if config.submission is not None:
+        write_submission(config.submission, predictions_as_text(out))
+        say(f"submission in {config.submission}")
+    shards.remove()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

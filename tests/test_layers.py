@@ -15,7 +15,7 @@ LAYERS = {
     0: "__init__ _version errors config metrics intervals thresholds calibration search files memory signals",
     1: "data.__init__ data.augment data.batch data.cache data.demo data.folds data.hdf5 data.ids data.images "
     "data.duplicates data.isic2024 data.layout data.lesions data.loader data.metadata data.pipeline data.predictions "
-    "figures subgroups runs",
+    "data.shards figures subgroups runs",
     2: "model.__init__ model.blocks model.efficientnet model.port",
     3: "state steps optim augment sharding resident loop checkpoint compilation weights gradcam",
     4: "train training evaluate predict knn duplicates report plots pictures inference api cli console",

@@ -24,7 +24,7 @@ def group_kfold(groups: np.ndarray, n: int) -> np.ndarray:
     Raises:
         InputError: fewer groups than folds.
     """
-    names, group = np.unique(groups, return_inverse=True)
+    group, names = pd.factorize(np.asarray(groups), sort=True)
     if len(names) < n:
         raise InputError(f"{n} folds need at least {n} groups, and there are {len(names)}: lower --folds.n")
     size = np.bincount(group)
@@ -52,7 +52,8 @@ def assign(lesions: pd.DataFrame, config: FoldsConfig) -> pd.DataFrame:
             which = lesions["isic_id"][empty].iloc[0]
             raise InputError(f"{which} has no {config.group}: folds need one for every row; fill it in or drop the row")
         fold = group_kfold(lesions[config.group].to_numpy(), config.n)
-    per_patient = pd.Series(fold).groupby(lesions["patient_id"].to_numpy()).nunique()
+    pairs = pd.DataFrame({"patient": lesions["patient_id"].to_numpy(), "fold": fold}).drop_duplicates()
+    per_patient = pairs.groupby("patient").size()
     if (split := per_patient[per_patient > 1]).size:
         by = config.file or f"--folds.group {config.group}"
         raise InputError(f"{by}: patient {split.index[0]} is in {split.iloc[0]} folds; keep a patient in one")

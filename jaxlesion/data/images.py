@@ -8,10 +8,10 @@ Whatever is wrong with an image is an InputError that names it, and only when th
 import functools
 import importlib.util
 import io
-import mmap
 import os
 import struct
 import threading
+import weakref
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence, Set
@@ -24,6 +24,7 @@ from jaxlesion.data.cache import CACHE
 from jaxlesion.data.hdf5 import MAX_BYTES, Refused, kept_index, read_hdf5, size_fault
 from jaxlesion.data.ids import valid_id
 from jaxlesion.errors import InputError
+from jaxlesion.files import read_at
 
 MAX_PIXELS = 50_000_000
 MAX_SCANS = 100  # of one JPEG; an encoder makes about ten, and each costs a pass over all pixels
@@ -178,34 +179,40 @@ class FileImages(ImageSource):
 class Hdf5Images(ImageSource):
     """One dataset per isic_id at the root of an HDF5 file: a string, opaque or uint8, scalar or one-dimensional.
 
-    No HDF5 handle outlives a call, since none may cross a fork: what lies in one piece is sliced
-    from a memory map, the rest goes through h5py, which opens the file anew for each image.
+    No HDF5 handle outlives a call, since none may cross a fork: what lies in one piece is read by its
+    offset, the rest goes through h5py, which opens the file anew for each image. Nothing is mapped: of a
+    map every page that was read counts as the process's memory, in the end the whole file.
     """
 
     def __init__(self, path: Path):
         super().__init__(path)
         index = kept_index(path, CACHE)
-        ids, reasons = index.ids.tolist(), index.reason.tolist()
-        spans = zip(index.offset.tolist(), index.size.tolist(), strict=True)
-        self._spans = dict(zip(ids, spans, strict=True))
-        self._refused = {isic_id: reason for isic_id, reason in zip(ids, reasons, strict=True) if reason}
+        self._row = {isic_id: row for row, isic_id in enumerate(index.ids.tolist())}
+        self._offset, self._size = index.offset, index.size
+        for row in np.flatnonzero(index.reason != ""):
+            self._refused[str(index.ids[row])] = str(index.reason[row])
         self._lock = threading.Lock()
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._let_go = weakref.finalize(self, os.close, self._file)
 
     @property
     def ids(self) -> Set[str]:
-        return self._spans.keys()
+        return self._row.keys()
 
     def _bytes(self, isic_id: str) -> bytes:
-        offset, size = self._spans[isic_id]
-        if offset >= 0:
-            return self._map[offset : offset + size]
-        with self._lock:
-            return read_hdf5(self.path, isic_id)
+        row = self._row[isic_id]
+        offset, size = int(self._offset[row]), int(self._size[row])
+        if offset < 0:
+            with self._lock:
+                return read_hdf5(self.path, isic_id)
+        data = read_at(self._file, offset, size, self._lock)
+        if len(data) != size:
+            raise Refused("is cut short: the file has shrunk")
+        return data
 
     def close(self) -> None:
-        self._map.close()
+        self._file = -1  # the system may give the number to another file
+        self._let_go()
 
 
 def decode(data: bytes, isic_id: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The competition's folder: which file holds what."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,13 +30,16 @@ class Dataset:
         return len(self.images) - len(self.lesions)
 
 
-def open_dataset(data_dir: Path, split: Split = "train", *, labelled: bool | None = None) -> Dataset:
+def open_dataset(
+    data_dir: Path, split: Split = "train", *, labelled: bool | None = None, columns: Collection[str] | None = None
+) -> Dataset:
     """Open `<split>-metadata.csv` and `<split>-image.hdf5`, or the folder `<split>-image/image`, of `data_dir`.
 
     Args:
         data_dir: the folder, or one where the TensorFlow dataset isic2024 was prepared from it.
         split: train or test.
         labelled: whether targets and patients must be there; None: for train.
+        columns: all that are wanted of the metadata, as far as they are there; None for every column.
 
     Raises:
         InputError: a file is missing or wrong, or a row has no image.
@@ -46,14 +50,14 @@ def open_dataset(data_dir: Path, split: Split = "train", *, labelled: bool | Non
     metadata = folder / f"{split}-metadata.csv"
     if not metadata.is_file():
         raise InputError(f"{folder} has no {metadata.name}: give --data-dir the folder that holds it")
-    lesions = read_lesions(metadata, labelled=split == "train" if labelled is None else labelled)
+    lesions = read_lesions(metadata, labelled=split == "train" if labelled is None else labelled, columns=columns)
     if (folder / "dataset_info.json").exists():
         from jaxlesion.data.isic2024 import PreparedImages
 
         images = PreparedImages(folder, split, lesions["isic_id"])
     else:
         images = open_images(_images_path(folder, split))
-    images.require(lesions["isic_id"])
+    images.require(lesions["isic_id"].tolist())
     return Dataset(lesions, images, metadata)
 
 

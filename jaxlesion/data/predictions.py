@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxlesion.errors import InputError
 from jaxlesion.files import write_atomic
 
 COLUMNS = ("isic_id", "patient_id", "target", "fold", "prediction", "model")
+CHUNK = 20_000  # rows that are text at a time
 # What a cell may be, in words and as a test of float64 values.
 NUMBERS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
     "prediction": ("in [0, 1]", lambda p: p.between(0, 1)),
@@ -48,19 +50,42 @@ def predictions_table(
 
 def write_predictions(path: Path, table: pd.DataFrame) -> None:
     """Write the table as CSV, whole or not at all; every prediction is read back as the same float."""
+    write_atomic(path, csv_bytes(_rows(table)))
+
+
+def _rows(table: pd.DataFrame) -> Iterator[Sequence[object]]:
+    """Header and cells, of some rows at a time: as objects they take ten times their room."""
+    yield COLUMNS
+    for start in range(0, len(table), CHUNK):
+        part = table[list(COLUMNS)].iloc[start : start + CHUNK]
+        cells = part.astype(object).where(part.notna(), "")
+        cells["prediction"] = [str(p) for p in part["prediction"].to_numpy()]  # the shortest text that is this float
+        yield from cells.itertuples(index=False, name=None)
+
+
+def csv_bytes(rows: Iterable[Sequence[object]]) -> Iterator[bytes]:
+    """Rows as CSV in UTF-8, some at a time."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    cells = table[list(COLUMNS)].astype(object).where(table[list(COLUMNS)].notna(), "")
-    cells["prediction"] = [str(p) for p in table["prediction"].to_numpy()]  # the shortest text that is this float
-    writer.writerows(cells.itertuples(index=False))
-    write_atomic(path, text.getvalue())
+    for number, row in enumerate(rows, start=1):
+        writer.writerow(row)
+        if number % CHUNK == 0:
+            yield text.getvalue().encode()
+            text.seek(0)
+            text.truncate()
+    yield text.getvalue().encode()
 
 
-def write_submission(path: Path, table: pd.DataFrame) -> None:
-    """Write the competition's form, `isic_id,target` with the prediction as the target."""
-    rows = (f"{isic_id},{p!s}\n" for isic_id, p in zip(table["isic_id"], table["prediction"].to_numpy(), strict=True))
-    write_atomic(path, "isic_id,target\n" + "".join(rows))
+def write_submission(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write the competition's form, `isic_id,target`, of ids and predictions as text."""
+    write_atomic(path, csv_bytes(chain([("isic_id", "target")], rows)))
+
+
+def predictions_as_text(path: Path) -> Iterator[tuple[str, str]]:
+    """isic_id and prediction of each row of a table that `write_predictions` wrote, one at a time."""
+    with open(path, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield row["isic_id"], row["prediction"]
 
 
 def read_predictions(path: Path, metadata: pd.DataFrame | None = None) -> pd.DataFrame:
