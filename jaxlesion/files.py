@@ -2,10 +2,13 @@
 
 import hashlib
 import os
+import re
 import uuid
 from pathlib import Path
 
 from jaxlesion.errors import InputError
+
+LEFT_OVER = re.compile(r"\.[0-9a-f]{32}\.tmp")  # what `write_atomic` leaves when it is killed
 
 
 def sha256(path: Path) -> str:
@@ -36,3 +39,10 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None  # not that of the file that is gone
         raise
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove what a killed `write_atomic` has left in a folder that nobody else writes to now."""
+    for path in folder.iterdir():
+        if LEFT_OVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def test_a_run_is_read_back_as_it_was_created(run):
     again = Run.open(run.folder)
     assert again == run
     assert again.config == CONFIG
-    assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "folds.csv", "manifest.json"]
+    assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "folds.csv", "lock", "manifest.json"]
 
 
 def test_folds_keep_rows_their_order_and_ids_as_text(run):
