@@ -3,9 +3,10 @@
     python interfered.py '{"log": "log", "at": "saving", "nth": 3, "delay": 0.1, "signal": 9}' train --data-dir ...
 
 Events: `start`; `decoding`, `validating`, `predicting`; `step N rows...` done; `saving N`; `deleting N`, an old step
-was renamed into the trash; `unlinked F` from it; `idle` after a save; `renaming F`, a file is written and not yet renamed;
-`opened` the dataset. At the nth event `at`, after `delay` seconds, there is the `signal`, or files get no larger than
-`room` bytes, or the loss becomes NaN (`nan`), or the process waits for ever (`wait`).
+was renamed into the trash; `unlinked F` from it; `idle` after a save; `renaming F`, a file is written and not yet
+renamed; `opened` the dataset. At the nth event `at`, after `delay` seconds, there is the `signal`, or files get no
+larger than `room` bytes, or the disk of the folder `fill` becomes full, or the process waits for ever (`wait`). At
+step `nan` the loss becomes NaN.
 """
 
 import contextlib
@@ -26,12 +27,14 @@ PLAN: dict[str, Any] = {}
 SEEN: Counter = Counter()
 
 
-def start(log: Path, *argv: object, program: str = "train", devices: int = 1, **plan: object) -> subprocess.Popen:
-    """A program in a process of its own, with what is to happen to it; what it prints is in its stdout."""
+def start(log: Path, *argv: object, program: str = "train", devices: int = 1, cwd: Path | None = None, **plan: object):
+    """A program in a process of its own, with what is to happen to it."""
     plan = json.dumps({"log": str(log), **plan})
     command = [sys.executable, __file__, plan, program, *map(str, argv)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd
+    )
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, list[str]]:
@@ -85,8 +88,19 @@ def _act() -> None:
         os.kill(os.getpid(), PLAN["signal"])
     if "room" in PLAN:
         resource.setrlimit(resource.RLIMIT_FSIZE, (PLAN["room"], resource.RLIM_INFINITY))
+    if "fill" in PLAN:
+        fill(Path(PLAN["fill"]))
     if "wait" in PLAN:
         threading.Event().wait()
+
+
+def fill(folder: Path) -> Path:
+    """Leave no room on the disk of a folder; room is made by removing the file that this returns."""
+    path = folder / "filler"
+    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    return path
 
 
 def interfere() -> None:
