@@ -8,6 +8,7 @@ distributions with random numbers of their own, so columns do not correspond. Wi
 lesions are shown. Takes seconds on one core.
 """
 
+import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxlesion.console import run_program, say
 from jaxlesion.data.augment import augmenter
 from jaxlesion.data.images import decode, resize
 from jaxlesion.data.layout import open_dataset
+from jaxlesion.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def draw_sheet(sheet: Sheet) -> None:
         for i, image in enumerate(column):
             axes[i, j].imshow(image)
             axes[i, j].axis("off")
-    figure.savefig(sheet.out, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=sheet.out.suffix[1:] or "png")
+    write_atomic(sheet.out, picture.getvalue())
     say(f"recipe {sheet.recipe}: {sheet.out}")
 
 

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxlesion.errors import InputError
-from jaxlesion.files import sha256, write_atomic
+from jaxlesion.files import remove_left_over, sha256, write_atomic
 
 TRASH = "_trash"  # deleting is a rename into here first, so that a kill never leaves half a step that looks whole
 CHECKSUMS = "_checksums"  # of each step, as `sha256sum --check` reads them in the checkpoints' folder
@@ -56,6 +56,7 @@ class Checkpoints:
                 preservation_policy=keep,
                 todelete_subdir=None if read_only else TRASH,
                 read_only=read_only,
+                cleanup_tmp_directories=not read_only,  # of saves that were killed
                 create=False,
             ),
             item_names=("state",),
@@ -94,6 +95,7 @@ class Checkpoints:
         self.manager.wait_until_finished()
         lines = [f"{sha256(path)}  {path.relative_to(self.folder)}\n" for path in _files(self.folder / str(step))]
         (self.folder / CHECKSUMS).mkdir(exist_ok=True)
+        remove_left_over(self.folder / CHECKSUMS)
         write_atomic(self._checksums(step), "".join(lines))
         for path in (self.folder / CHECKSUMS).iterdir():
             if path.stem.isdecimal() and not (self.folder / path.stem).is_dir():
@@ -105,8 +107,12 @@ class Checkpoints:
 
         A kill between the checkpoint and its checksums leaves it without: then there is nothing to compare with.
         """
+        folder = self.folder / str(step)
+        if not folder.is_dir():
+            return f"{folder} is gone"
         if not self._checksums(step).is_file():
             return None
+        summed = set()
         for line in self._checksums(step).read_text(errors="replace").splitlines():
             digest, _, name = line.partition("  ")
             path = self.folder / name
@@ -114,12 +120,18 @@ class Checkpoints:
                 return f"{path} is gone"
             if sha256(path) != digest:
                 return f"{path} is not what was saved"
-        return None
+            summed.add(path)
+        # The checksums may be what is damaged: cut short, they would vouch for what they do not name.
+        unknown = [path for path in _files(folder) if path not in summed]
+        return f"{unknown[0]} is not in {self._checksums(step)}" if unknown else None
 
     def _set_damaged_aside(self) -> None:
         """What was not saved so is not read at all, be it another step than the wanted: which is best needs all."""
-        steps = sorted((int(p.name) for p in self.folder.glob("*/") if p.name.isdecimal()), reverse=True)
-        bad = {step: what for step in steps if (what := self.damage(step)) is not None}
+        steps = {int(p.name) for p in self.folder.glob("*/") if p.name.isdecimal()}
+        # Only older steps than the last are ever deleted, so checksums of a later one are those of a step that is lost.
+        summed = {int(p.stem) for p in (self.folder / CHECKSUMS).glob("*.sha256") if p.stem.isdecimal()}
+        steps |= {step for step in summed if step > max(steps, default=-1)}
+        bad = {step: what for step in sorted(steps, reverse=True) if (what := self.damage(step)) is not None}
         if bad and (self.read_only or len(bad) == len(steps)):
             what = next(iter(bad.values()))
             raise InputError(
@@ -128,8 +140,9 @@ class Checkpoints:
         for step, what in bad.items():
             warnings.warn(f"{what}; step {step} is set aside in {DAMAGED}", stacklevel=3)
             (self.folder / DAMAGED).mkdir(exist_ok=True)
-            shutil.rmtree(self.folder / DAMAGED / str(step), ignore_errors=True)
-            (self.folder / str(step)).rename(self.folder / DAMAGED / str(step))
+            if (self.folder / str(step)).is_dir():
+                shutil.rmtree(self.folder / DAMAGED / str(step), ignore_errors=True)
+                (self.folder / str(step)).rename(self.folder / DAMAGED / str(step))
             self._checksums(step).unlink()
 
     def step(self, which: Literal["last", "best"] = "last") -> int | None:

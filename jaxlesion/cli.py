@@ -54,15 +54,20 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
     options that replace one another.
 
     Raises:
-        InputError: an unknown option, both of a pair, no data, or --resume of nothing.
+        InputError: an unknown option, both of a pair, no data, or --resume of nothing and nothing to begin.
     """
     early = _early(argv)
     run = None
     if early.run_dir and (Path(early.run_dir) / "config.json").is_file():
         run = Run.open(Path(early.run_dir))
     if early.resume and run is None:
-        where = f"{early.run_dir} holds no run" if early.run_dir else "there is no --run-dir"
-        raise InputError(f"--resume: {where}; give --run-dir the folder of the run to go on with")
+        if not early.run_dir:
+            raise InputError("--resume: there is no --run-dir; give it the folder of the run to go on with")
+        if not (early.data_dir or early.preset):  # a whole command begins the run, a mistyped folder alone does not
+            raise InputError(
+                f"--resume: {early.run_dir} holds no run; give --run-dir the folder of the run to go on with, "
+                "or the whole command with --data-dir to begin it"
+            )
     if run is not None:
         started = {int(p.parent.name.removeprefix("fold_")) for p in run.folder.glob("fold_*/checkpoints")}
         fold = run.config.fold if run.config.fold == "all" else tuple(sorted({*run.config.fold, *started}))

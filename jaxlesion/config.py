@@ -157,7 +157,7 @@ class TrainConfig:
     epochs: int = 20
     """Passes over the sampled training rows."""
     resume: bool = False
-    """Go on with the run in --run-dir; needs no other flag."""
+    """Go on with the run in --run-dir; needs no other flag. A command that could begin the run does so if need be."""
     data: DataConfig = field(default_factory=DataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     folds: FoldsConfig = field(default_factory=FoldsConfig)

@@ -2,8 +2,10 @@
 
 import errno
 import logging
+import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -23,15 +25,22 @@ LOG_SECONDS = 60  # between two lines of progress where there is no terminal
 
 
 def run_program(program: Callable[[], Any]) -> None:
-    """Call `program`; an InputError, or that nothing can be written, becomes one line on stderr and exit code 2."""
+    """Call `program`; an InputError, or that nothing can be written, becomes one line on stderr and exit code 2.
+
+    Ctrl-C becomes one line too, and exit code 130; a warning becomes one line, and the program goes on.
+    """
     for name in ("absl", "asyncio"):  # Orbax reports every save there, and what it raises too a dozen times
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
+    warnings.formatwarning = _one_line
     keep_memory()
     try:
         program()
     except InputError as e:
         reason = str(e)
+    except KeyboardInterrupt:
+        print("SIGINT: stopped", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except OSError as e:
         if e.errno not in UNWRITABLE:
             raise
@@ -40,6 +49,10 @@ def run_program(program: Callable[[], Any]) -> None:
         return
     print(f"error: {reason}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _one_line(message: Warning | str, *_: object) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def _unraisable(what: "sys.UnraisableHookArgs") -> None:

@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 
 from jaxlesion.errors import InputError
+
+LEFT_OVER = re.compile(r"\.[0-9a-f]{32}\.tmp")  # what `write_atomic` leaves when it is killed
 
 
 def sha256(path: Path) -> str:
@@ -48,3 +51,10 @@ def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None  # not that of the file that is gone
         raise
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove what a killed `write_atomic` has left in a folder that nobody else writes to now."""
+    for path in folder.iterdir():
+        if LEFT_OVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -21,12 +21,16 @@ from jaxlesion.data.folds import training_rows
 from jaxlesion.data.lesions import read_table
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
 from jaxlesion.errors import InputError
-from jaxlesion.files import write_atomic
+from jaxlesion.files import LEFT_OVER, remove_left_over, write_atomic
 
 PACKAGES = (
     *("jaxlesion", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "h5py"),
     *("tensorflow-cpu", "tensorflow", "albumentations", "opencv-python-headless"),
 )
+
+
+LOCK = "lock"
+BEGUN = {LOCK, "manifest.json", "folds.csv"}  # what is in the folder of a run before it is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +60,23 @@ class FoldDir:
         """Held while the fold is trained; the system lets go of it when the process dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            return filelock.FileLock(self.folder / "lock").acquire(timeout=0)
+            held = filelock.FileLock(self.folder / LOCK).acquire(timeout=0)
         except filelock.Timeout:
             raise InputError(f"{self.folder}: another process is training this fold; wait, or train another") from None
+        remove_left_over(self.folder)
+        return held
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One record per epoch, as written."""
+        """One record per epoch, as written.
+
+        Raises:
+            InputError: the file is damaged.
+        """
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        except ValueError as e:
+            raise InputError(f"{path}: not readable as JSON ({e}); put back what training wrote") from None
 
     def write_metrics(self, records: list[dict[str, Any]]) -> None:
         """Replace the records; what is undefined (one class only) is null."""
@@ -73,8 +86,8 @@ class FoldDir:
 
     def add_timing(self, record: dict[str, Any]) -> None:
         """Append a record of times; everything that a clock decides lives in this file alone."""
-        with open(self.folder / "timing.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+        path = self.folder / "timing.jsonl"
+        write_atomic(path, (path.read_text() if path.exists() else "") + json.dumps(record) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,17 +113,29 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, config: TrainConfig, lesions: pd.DataFrame, manifest: dict[str, Any]) -> "Run":
-        """Write a new run. config.json comes last: with it, the folder is a run."""
+        """Write a new run, or give that which another process has begun at the same time.
+
+        config.json comes last: with it, the folder is a run. What a killed process had written before it is written
+        anew.
+
+        Raises:
+            InputError: the folder cannot be made, or holds something else.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise InputError(f"{folder} cannot be made ({e.strerror}): give another --run-dir") from None
-        if any(folder.iterdir()):
+        found = {path.name for path in folder.iterdir() if not LEFT_OVER.fullmatch(path.name)}
+        if found and not (LOCK in found and found <= BEGUN):
             raise InputError(f"{folder} exists and is not a run: give another --run-dir, or empty it")
-        columns = ["isic_id", "patient_id", "target", "fold"]
-        write_atomic(folder / "folds.csv", lesions[columns].to_csv(index=False, lineterminator="\n"))
-        write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-        write_atomic(folder / "config.json", json.dumps(configuration.to_dict(config), indent=2) + "\n")
+        with filelock.FileLock(folder / LOCK):
+            if (folder / "config.json").is_file():
+                return cls.open(folder)
+            remove_left_over(folder)
+            columns = ["isic_id", "patient_id", "target", "fold"]
+            write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+            write_atomic(folder / "folds.csv", lesions[columns].to_csv(index=False, lineterminator="\n"))
+            write_atomic(folder / "config.json", json.dumps(configuration.to_dict(config), indent=2) + "\n")
         return cls(folder, config)
 
     def check_same(self, config: TrainConfig, data: dict[str, str]) -> None:
@@ -149,7 +174,8 @@ class Run:
 
     def collect_oof(self) -> pd.DataFrame:
         """Write and return the run's oof.csv, the rows of all finished folds, fold by fold; and calibration.json."""
-        with filelock.FileLock(self.folder / "oof.lock"):  # of two folds that finish at once, the second sees both
+        with filelock.FileLock(self.folder / LOCK):  # of two folds that finish at once, the second sees both
+            remove_left_over(self.folder)
             table = concatenate([read_predictions(self.fold(k).oof) for k in self.finished_folds()])
             write_predictions(self.folder / "oof.csv", table)
             fitted = dataclasses.asdict(self._calibrated(table))

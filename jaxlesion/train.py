@@ -85,19 +85,20 @@ def open_run(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tup
     """The run in `config.run_dir`, made if need be, and its lesions with their folds, in the run's order."""
     data = fingerprint(dataset)
     weights_sha = sha256(weights) if weights else None
-    if (config.run_dir / "config.json").is_file():
-        run = Run.open(config.run_dir)
-        run.check_same(config, data)
-        if run.manifest["weights"]["sha256"] != weights_sha:
-            raise InputError(
-                f"{run.folder} was started from other weights than {config.weights}: give those, or another --run-dir"
-            )
-        return run, lesions_of(run, dataset)
-    lesions = assign(subset(dataset.lesions, config.data.max_records, config.data.seed), config.folds)
-    check_trainable(config, lesions, weights)
-    source = {"name": config.weights, "sha256": weights_sha}
-    manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
-    return Run.create(config.run_dir, config, lesions, manifest), lesions
+    if not (config.run_dir / "config.json").is_file():
+        lesions = assign(subset(dataset.lesions, config.data.max_records, config.data.seed), config.folds)
+        check_trainable(config, lesions, weights)
+        source = {"name": config.weights, "sha256": weights_sha}
+        manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
+        Run.create(config.run_dir, config, lesions, manifest)
+        say(f"a new run: {config.run_dir}")
+    run = Run.open(config.run_dir)  # be it new: another process may have begun it at the same time, with other options
+    run.check_same(config, data)
+    if run.manifest["weights"]["sha256"] != weights_sha:
+        raise InputError(
+            f"{run.folder} was started from other weights than {config.weights}: give those, or another --run-dir"
+        )
+    return run, lesions_of(run, dataset)
 
 
 def check_trainable(config: TrainConfig, lesions: pd.DataFrame, weights: Path | None) -> None:

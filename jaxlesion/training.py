@@ -69,10 +69,11 @@ class FoldTraining:
         """Train to the end and return the Predictions table of the whole held-out fold, from the last checkpoint."""
         self._announce()
         decode_ahead(self.batches, np.union1d(self.training, self.validation), again=True)
+        begun = self.dir.started
         with Checkpoints(self.dir.checkpoints) as checkpoints:
-            state = self._start(checkpoints)
+            state = self._start(checkpoints, begun)
             self._place(state)
-            records = [r for r in self.dir.metrics() if r["step"] <= int(state.step)]
+            records = self._records(int(state.step))
             while len(records) < self.config.epochs:
                 state, record = self._epoch(state, len(records), checkpoints)
                 records.append(record)
@@ -87,6 +88,20 @@ class FoldTraining:
         prediction = predict_rows(self.predict_step, state.variables, self.batches, rows, self.mesh, title)
         name = f"fold_{self.fold}/{int(state.step)}"
         return predictions_table(self.lesions.iloc[rows], prediction, name, self.fold)
+
+    def _records(self, step: int) -> list[dict[str, Any]]:
+        """Those of the epochs that are done at `step`; of a later one there may be a record whose state was not saved.
+
+        Raises:
+            InputError: metrics.jsonl has lost some.
+        """
+        records = [record for record in self.dir.metrics() if record["step"] <= step]
+        if len(records) != step // self.steps:
+            raise InputError(
+                f"{self.dir.folder / 'metrics.jsonl'} has {len(records)} of the {step // self.steps} epochs up to step "
+                f"{step}, which is saved: put back what training wrote, or delete {self.dir.folder} to train it anew"
+            )
+        return records
 
     def _announce(self) -> None:
         target = self.lesions["target"].to_numpy()
@@ -125,10 +140,17 @@ class FoldTraining:
         title = f"fold {self.fold}: validating"
         return predict_rows(self.predict_step, state.variables, self.batches, self.validation, self.mesh, title)
 
-    def _start(self, checkpoints: Checkpoints) -> TrainState:
+    def _start(self, checkpoints: Checkpoints, begun: bool) -> TrainState:
         if (last := checkpoints.step()) is not None:
             say(f"fold {self.fold}: going on from step {last}")
             return checkpoints.restore(last, abstract_state(self.config, replicated(self.mesh)))
+        if (done := len(self.dir.metrics())) > 1:  # a first epoch may have been killed before its state was saved
+            raise InputError(
+                f"{self.dir.folder} has the records of {done} epochs and no checkpoint: put the checkpoints back, "
+                "or delete that folder to train the fold anew"
+            )
+        if done or begun:
+            say(f"fold {self.fold}: nothing was saved before; from the first step")
         variables, notes = initial_variables(self.model, self.weights, self.config.data.seed)
         for note in notes:
             say(f"fold {self.fold}: {note}")

@@ -32,6 +32,12 @@ def elsewhere(tmp_path_factory) -> None:
 
 
 @pytest.fixture(scope="session")
+def tries() -> int:
+    """How often something is done at random: few times, or as many as `make chaos N=100` says."""
+    return int(os.environ.get("CHAOS", "20"))
+
+
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Path:
     """A folder of drawn lesions in the competition's layout: 120 for training, 27 malignant, and 5 for testing."""
     from jaxlesion.data.demo import write_demo

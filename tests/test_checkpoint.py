@@ -1,7 +1,10 @@
 import dataclasses
+import random
 import re
 import shutil
 import subprocess
+import warnings
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -75,8 +78,15 @@ DAMAGES = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "emptied": lambda path: path.write_bytes(b""),
     "deleted": lambda path: path.unlink(),
-    "flipped": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+    "flipped": lambda path: flip(path, random.Random(path.name)),
 }
+
+
+def flip(path, luck):
+    """One bit of one byte anywhere in the file."""
+    content = bytearray(path.read_bytes())
+    content[luck.randrange(len(content))] ^= 1 << luck.randrange(8)
+    path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +113,89 @@ def test_each_damaged_file_makes_the_last_step_fall_back_by_name(how, three_step
         with pytest.warns(UserWarning, match="step 3 is set aside"), Checkpoints(folder) as checkpoints:
             assert (checkpoints.step("last"), checkpoints.step("best")) == (2, 1)
         assert (folder / "_damaged" / "3").is_dir()
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "flipped"])
+def test_damaged_checksums_vouch_for_nothing(how, three_steps, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(three_steps, folder)
+    DAMAGES[how](folder / "_checksums" / "3.sha256")
+    with pytest.raises(InputError, match="a checkpoint is damaged"):
+        Checkpoints(folder, read_only=True)
+    with pytest.warns(UserWarning, match="step 3 is set aside"), Checkpoints(folder) as checkpoints:
+        assert checkpoints.step() == 2
+
+
+def test_checksums_cut_at_the_end_of_a_line_are_damaged_too(three_steps, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(three_steps, folder)
+    path = folder / "_checksums" / "3.sha256"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(InputError, match=r"is not in .*3\.sha256"):
+        Checkpoints(folder, read_only=True)
+
+
+@pytest.mark.parametrize("lost", [{3}, {2, 3}, {1, 2, 3}])
+def test_a_last_step_that_is_gone_is_missed(lost, three_steps, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(three_steps, folder)
+    for step in lost:
+        shutil.rmtree(folder / str(step))
+    with pytest.raises(InputError, match="3 is gone"):
+        Checkpoints(folder, read_only=True)
+    if len(lost) == 3:
+        with pytest.raises(InputError, match="3 is gone"):
+            Checkpoints(folder)
+        return
+    with pytest.warns(UserWarning, match="is gone"), Checkpoints(folder) as checkpoints:
+        assert checkpoints.step() == 3 - len(lost)
+    with Checkpoints(folder) as checkpoints:  # said once
+        assert checkpoints.step() == 3 - len(lost)
+
+
+def test_an_older_step_that_was_deleted_before_its_checksums_is_not_missed(three_steps, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(three_steps, folder)
+    shutil.rmtree(folder / "2")
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.step() == 3
+
+
+def test_a_save_that_was_killed_leaves_no_files(three_steps, tmp_path, state):
+    folder = tmp_path / "copy"
+    shutil.copytree(three_steps, folder)
+    shutil.copytree(folder / "3", folder / "4.orbax-checkpoint-tmp-0")
+    (folder / "_checksums" / f".{'0' * 32}.tmp").touch()
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.step() == 3
+        checkpoints.save(at(state, 4))
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "3", "4", "_checksums"]
+    assert sorted(p.name for p in (folder / "_checksums").iterdir()) == ["1.sha256", "3.sha256", "4.sha256"]
+
+
+@pytest.mark.extra
+def test_damaged_anywhere_it_is_never_another_state(three_steps, state, tmp_path, tries):
+    luck, seen = random.Random(0), Counter()
+    like = abstract_state(CONFIG, replicated(data_mesh(2, jax.devices()[:1])))
+    names = [p.relative_to(three_steps) for p in sorted(three_steps.rglob("*")) if p.is_file() and p.stat().st_size]
+    for k in range(tries):
+        folder, how, name = tmp_path / str(k), luck.choice(sorted(DAMAGES)), luck.choice(names)
+        shutil.copytree(three_steps, folder)
+        flip(folder / name, luck) if how == "flipped" else DAMAGES[how](folder / name)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            with Checkpoints(folder) as checkpoints:
+                last = checkpoints.step()
+                restored = checkpoints.restore(last, like)
+        jax.tree.map(np.testing.assert_array_equal, at(state, last), restored)
+        if how == "deleted" and name.parent.name == "_checksums":
+            assert not heard  # as after a kill before they were written
+        else:
+            (warning,) = heard
+            assert "is set aside" in str(warning.message)
+        seen[f"{how}: step {last} gone on from"] += 1
+        shutil.rmtree(folder)
+    print(f"{tries} files damaged: {dict(sorted(seen.items()))}")
 
 
 def test_where_all_are_damaged_nothing_is_touched(three_steps, tmp_path):

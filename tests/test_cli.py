@@ -224,6 +224,13 @@ def test_resume_needs_no_other_flag_and_bears_a_repeated_preset(tmp_path, again)
     run.check_same(config, HASHES)
 
 
+@pytest.mark.parametrize("again", [["--preset", "paper", *DATA], [*DATA], ["--preset", "demo"]])
+def test_resume_begins_a_run_where_the_command_could(tmp_path, again):
+    argv = ["--run-dir", str(tmp_path / "new"), *again]
+    config = parse_train([*argv, "--resume"])
+    assert config == configuration.replace(parse_train(argv), {"resume": True})
+
+
 def test_resume_means_every_fold_that_was_started(tmp_path):
     run = make_run(tmp_path / "run", [*DATA, "--fold", "2"])
     for k in (0, 2, 4):

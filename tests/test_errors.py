@@ -357,7 +357,8 @@ GROUPS = {
     "Runs": [
         Case(
             *("`--resume` of nothing", nothing, T, (*OURS, "--resume")),
-            "--resume: run holds no run; give --run-dir the folder of the run to go on with",
+            "--resume: run holds no run; give --run-dir the folder of the run to go on with, "
+            "or the whole command with --data-dir to begin it",
             "Check the path: a run's folder has a `config.json`.",
         ),
         Case(

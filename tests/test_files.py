@@ -1,7 +1,9 @@
 """Whole files: known digests; the old content or the new one, and nothing beside it."""
 
+import ast
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +67,66 @@ def test_text_that_has_no_utf8_leaves_nothing(tmp_path):
 def test_missing_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomic(tmp_path / "absent" / "table.csv", "")
+
+
+ROOT = Path(__file__).resolve().parents[1]
+WRITING = {
+    *("write_text", "write_bytes", "savefig", "tofile", "save", "savez", "savez_compressed", "dump", "imwrite"),
+    *("memmap", "to_parquet", "to_excel", "copyfile", "copytree"),
+}
+MODES = {"w", "a", "x", "+"}
+MEMORY = "into memory"
+ELSEWHERE = {  # what writes without `write_atomic`, and why that leaves nothing half-written
+    "jaxlesion/files.py write_atomic": "the one that the others go through",
+    "jaxlesion/checkpoint.py save": "Orbax writes into a folder that it renames",
+    "jaxlesion/loop.py train_batches": "through Checkpoints.save",
+    "jaxlesion/training.py run": "through Checkpoints.save",
+    "jaxlesion/training.py save": "through Checkpoints.save",
+    "jaxlesion/data/cache.py fill": "a cache; a row counts once its checksum is there, and is compared when read",
+    "jaxlesion/data/cache.py _mapped": "a cache, as above",
+    "jaxlesion/data/demo.py write_demo": "in a folder that is renamed when it is complete",
+    "jaxlesion/data/demo.py _write_split": "in a folder that is renamed when it is complete",
+    "jaxlesion/data/isic2024.py _generate_examples": "into the folder that TFDS renames when the dataset is prepared",
+    "jaxlesion/data/hdf5.py kept_index": MEMORY,
+    "jaxlesion/model/port.py write_safetensors": "safetensors' save, into memory",
+    "jaxlesion/plots.py png": MEMORY,
+    "experiments/augmentation_sheet.py draw_sheet": MEMORY,
+}
+
+
+def writing(path: Path) -> set[str]:
+    """Functions of a source file that hold a call that may write a file."""
+    found = set()
+
+    def visit(node: ast.AST, inside: str) -> None:
+        if isinstance(node, ast.FunctionDef):
+            inside = node.name
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            texts = {a.value for a in (*node.args, *(k.value for k in node.keywords)) if isinstance(a, ast.Constant)}
+            modes = {text for text in texts if isinstance(text, str) and len(text) < 4 and MODES & set(text)}
+            opens = name in ("open", "File") and modes
+            if opens or name in WRITING or (name == "to_csv" and node.args):
+                found.add(inside)
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(ast.parse(path.read_text()), "")
+    return found
+
+
+def test_every_file_is_renamed_into_place_when_it_is_whole():
+    paths = [*sorted((ROOT / "jaxlesion").rglob("*.py")), *sorted((ROOT / "experiments").glob("*.py"))]
+    # A comparison with PyTorch and timm, in a temporary folder that two processes share.
+    found = {f"{p.relative_to(ROOT)} {name}" for p in paths if p.name != "port_parity.py" for name in writing(p)}
+    assert found == set(ELSEWHERE)
+
+
+@pytest.mark.parametrize(
+    "call", ["open(p, 'w')", "p.open('ab')", "p.write_text(t)", "t.to_csv(p)", "f.savefig(p)", "np.save(p, a)"]
+)
+def test_the_rule_sees_what_it_is_to_see(call, tmp_path):
+    (tmp_path / "a.py").write_text(f"def f():\n    {call}\n")
+    (tmp_path / "b.py").write_text("def f():\n    open(p, 'rb'), open(p), t.to_csv(index=False), read_text()\n")
+    assert writing(tmp_path / "a.py") == {"f"}
+    assert not writing(tmp_path / "b.py")

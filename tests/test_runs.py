@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxlesion.config import TrainConfig, replace
+from jaxlesion.config import TrainConfig, flag, identity, replace
 from jaxlesion.data.predictions import COLUMNS, predictions_table, read_predictions, write_predictions
 from jaxlesion.errors import InputError
-from jaxlesion.runs import FoldDir, Run, make_manifest, without_nan
+from jaxlesion.runs import FoldDir, Run, _flat, make_manifest, without_nan
 
 HASHES = {"metadata": "1" * 64, "images": "2" * 64}
 CONFIG = replace(TrainConfig(), {"fold": (0, 2), "data_dir": Path("d"), "optim.clip": 1.0, "weights": "none"})
@@ -49,7 +49,7 @@ def test_a_run_is_read_back_as_it_was_created(run):
     again = Run.open(run.folder)
     assert again == run
     assert again.config == CONFIG
-    assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "folds.csv", "manifest.json"]
+    assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "folds.csv", "lock", "manifest.json"]
 
 
 def test_folds_keep_rows_their_order_and_ids_as_text(run):
@@ -77,6 +77,47 @@ def test_config_comes_last(tmp_path):
     with pytest.raises(TypeError):
         Run.create(tmp_path / "run", CONFIG, LESIONS, {"not": {"for JSON"}})
     refused(lambda: Run.open(tmp_path / "run"), "is not a run")
+
+
+@pytest.mark.parametrize("left", [("lock",), ("lock", "manifest.json"), ("lock", "manifest.json", "folds.csv")])
+def test_what_a_kill_left_half_made_is_made_anew(tmp_path, left):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (*left, f".{'0' * 32}.tmp"):
+        (folder / name).write_text("half")
+    Run.create(folder, CONFIG, LESIONS, {"data": HASHES})
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "folds.csv", "lock", "manifest.json"]
+    assert Run.open(folder).manifest == {"data": HASHES}
+
+
+@pytest.mark.parametrize("mine", [("folds.csv",), ("manifest.json",), ("lock", "notes.txt"), ("lock", "fold_0")])
+def test_what_was_not_left_by_a_kill_is_not_written_over(tmp_path, mine):
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    refused(lambda: Run.create(tmp_path, CONFIG, LESIONS, {}), "is not a run")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(mine)
+
+
+def test_of_two_that_begin_a_run_at_once_the_second_goes_by_the_first(tmp_path, monkeypatch):
+    folder, other = tmp_path / "run", replace(CONFIG, {"epochs": 3})
+
+    class Overtaken:
+        """The lock, got after another process has made the run."""
+
+        def __init__(self, path):
+            monkeypatch.undo()
+            Run.create(path.parent, CONFIG, LESIONS, {"data": HASHES})
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr("jaxlesion.runs.filelock.FileLock", Overtaken)
+    run = Run.create(folder, other, LESIONS, {"data": {}})
+    assert (run.config, run.manifest) == (CONFIG, {"data": HASHES})
+    refused(lambda: run.check_same(other, HASHES), "--epochs 20, not 3")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"epochs": "five"}', '{"pace": 1}', '{"data": 3}', "\udcff"])
@@ -124,6 +165,23 @@ def test_the_same_configuration_and_data_pass(run):
 )
 def test_another_configuration_is_refused_by_option(run, name, value, message):
     refused(lambda: run.check_same(replace(CONFIG, {name: value}), HASHES), message)
+
+
+def other(value):
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int | float) else 1 if value is None else f"other {value}"
+
+
+IDENTITY = _flat(identity(CONFIG))
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_each_option_that_a_figure_depends_on_is_refused_by_name(run, name):
+    refused(
+        lambda: run.check_same(replace(CONFIG, {name: other(IDENTITY[name])}), HASHES), f"{flag(name)} {IDENTITY[name]}"
+    )
 
 
 @pytest.mark.parametrize("name", HASHES)
@@ -179,6 +237,12 @@ def test_metrics_are_strict_json_with_null_for_the_undefined(tmp_path):
     assert fold.metrics() == [{"epoch": 1, "validation": {"roc_auc": None, "pauc": 0.1}}, {"epoch": 2, "loss": None}]
     fold.write_metrics(records[:1])
     assert len(fold.metrics()) == 1
+
+
+@pytest.mark.parametrize("content", ['{"epoch": 1}\n{"epo', "\0" * 9])
+def test_damaged_metrics_are_named(tmp_path, content):
+    (tmp_path / "metrics.jsonl").write_text(content)
+    refused(FoldDir(tmp_path).metrics, str(tmp_path / "metrics.jsonl"))
 
 
 def test_without_nan_leaves_the_rest():

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from jaxlesion import evaluate, predict, train, training
+from jaxlesion.data.layout import open_dataset
 from jaxlesion.data.predictions import COLUMNS, read_predictions
 from jaxlesion.evaluate import EvaluateConfig
 from jaxlesion.metrics import summary
@@ -153,6 +154,41 @@ def test_a_loss_that_is_not_finite_names_step_and_ids_and_keeps_the_good_checkpo
     assert message.startswith("error: loss or gradient is not finite at step")
     assert message.count("DEMO_") == 8
     assert "\n" not in message
+
+
+def one_byte_of_an_image(folder):
+    path, images = folder / "train-image.hdf5", open_dataset(folder).images
+    image = images.read(next(iter(open_dataset(folder).lesions["isic_id"])))
+    content = bytearray(path.read_bytes())
+    content[content.index(image) + len(image) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def one_target(folder):
+    table = pd.read_csv(folder / "train-metadata.csv", dtype=str)
+    table.loc[3, "target"] = str(1 - int(table["target"][3]))
+    table.to_csv(folder / "train-metadata.csv", index=False)
+
+
+def one_row_less(folder):
+    table = pd.read_csv(folder / "train-metadata.csv", dtype=str)
+    table.drop(index=3).to_csv(folder / "train-metadata.csv", index=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"), [(one_byte_of_an_image, "images"), (one_target, "metadata"), (one_row_less, "metadata")]
+)
+def test_a_run_does_not_go_on_with_other_data(change, what, tiny_run, demo, tmp_path, capfd):
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(tiny_run, run)
+    shutil.copytree(demo, data)
+    change(data)
+    with pytest.raises(SystemExit) as left:
+        train.main(["--run-dir", str(run), "--data-dir", str(data), "--fold", "2", "--resume"])
+    assert left.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"was trained on other {what} (SHA-256" in line
+    assert not (run / "fold_2").exists()
 
 
 @pytest.mark.b1

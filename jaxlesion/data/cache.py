@@ -1,5 +1,7 @@
 """Images decoded once: uint8 at one size, in a memory-mapped file that every epoch and every run reads."""
 
+import errno
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +39,7 @@ class ImageCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.pixels = _mapped(folder / f"{name}.u8", np.uint8, (len(ids), size, size, 3))
-            self.sums = _mapped(folder / f"{name}.crc", np.uint32, (len(ids),))
+            self.sums = _mapped(folder / f"{name}.crc", np.uint32, (len(ids),), whole=True)
         except OSError as e:
             reason = e.strerror or e
             raise InputError(f"{folder}: cannot hold decoded images ({reason}); --data.no-cache does without") from None
@@ -59,20 +61,34 @@ class ImageCache:
             image: gives the uint8 [size, size, 3] of an id; called from `workers` threads.
             workers: threads.
             after: called with the number of images of each chunk.
+
+        Raises:
+            InputError: the disk is full; what was decoded before stays.
         """
         missing = [isic_id for isic_id in ids if isic_id not in self]
-        with ThreadPoolExecutor(workers) as pool:
+        # Written, not mapped: on a full disk a write fails, but touching a mapped page kills the process.
+        with open(self.pixels.filename, "r+b", buffering=0) as file, ThreadPoolExecutor(workers) as pool:
+
+            def put(isic_id: str) -> int:
+                pixels = np.ascontiguousarray(image(isic_id), np.uint8)
+                _write_at(file.fileno(), self.slot[isic_id] * pixels.nbytes, pixels)
+                return _checksum(pixels)
+
             for start in range(0, len(missing), CHUNK):
                 part = missing[start : start + CHUNK]
-                sums = list(pool.map(lambda isic_id: self._put(isic_id, image(isic_id)), part))
-                self.pixels.flush()
+                try:
+                    sums = list(pool.map(put, part))
+                    os.fsync(file.fileno())
+                except OSError as e:
+                    if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                        raise
+                    raise InputError(
+                        f"{self.pixels.filename}: cannot hold decoded images ({e.strerror}); make room, "
+                        "or --data.no-cache does without"
+                    ) from None
                 self.sums[[self.slot[isic_id] for isic_id in part]] = sums
                 after(len(part))
         self.sums.flush()
-
-    def _put(self, isic_id: str, image: np.ndarray) -> int:
-        self.pixels[self.slot[isic_id]] = image
-        return _checksum(image)
 
     def read(self, isic_id: str) -> np.ndarray:
         """One image's pixels, uint8 [size, size, 3].
@@ -94,11 +110,21 @@ def _checksum(image: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(image)) or 1
 
 
-def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """A file of zeros of that shape, made sparse, or the one that is there."""
+def _write_at(file: int, start: int, pixels: np.ndarray) -> None:
+    """All of the array; a write that meets the end of the disk may first be a short one."""
+    rest = memoryview(pixels).cast("B")
+    while rest:
+        done = os.pwrite(file, rest, start)
+        start, rest = start + done, rest[done:]
+
+
+def _mapped(path: Path, dtype: type, shape: tuple[int, ...], *, whole: bool = False) -> np.memmap:
+    """A file of zeros of that shape, or the one that is there; sparse, or with room for the `whole` of it."""
     wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with open(path, "ab") as file:
         if file.tell() != wanted:
             file.truncate(0)
             file.truncate(wanted)
+        if whole and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, wanted)
     return np.memmap(path, dtype, "r+", shape=shape)

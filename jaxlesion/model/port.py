@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from jaxlesion.errors import InputError
+from jaxlesion.files import write_atomic
 from jaxlesion.model.efficientnet import HEAD
 
 LEAVES = {
@@ -139,10 +140,4 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def write_safetensors(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
     """Write `state` to a safetensors file, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(save({name: np.asarray(value, order="C") for name, value in state.items()}))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomic(Path(path), save({name: np.asarray(value, order="C") for name, value in state.items()}))

@@ -1,0 +1,180 @@
+"""The programs, interfered with: notes what happens into a file, and does what it is told to when it happens.
+
+    python interfered.py '{"log": "log", "at": "saving", "nth": 3, "delay": 0.1, "signal": 9}' train --data-dir ...
+
+Events: `start`; `decoding`, `validating`, `predicting`; `step N rows...` done; `saving N`; `deleting N`, an old step
+was renamed into the trash; `unlinked F` from it; `idle` after a save; `renaming F`, a file is written and not yet
+renamed; `opened` the dataset. At the nth event `at`, after `delay` seconds, there is the `signal`, or files get no
+larger than `room` bytes, or the disk of the folder `fill` becomes full, or the process waits for ever (`wait`). At
+step `nan` the loss becomes NaN.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+PLAN: dict[str, Any] = {}
+SEEN: Counter = Counter()
+
+
+def start(log: Path, *argv: object, program: str = "train", devices: int = 1, cwd: Path | None = None, **plan: object):
+    """A program in a process of its own, with what is to happen to it."""
+    plan = json.dumps({"log": str(log), **plan})
+    command = [sys.executable, __file__, plan, program, *map(str, argv)]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd
+    )
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str, list[str]]:
+    """Exit code, what was printed, and the lines of stderr, of a process when it has ended."""
+    out, errors = process.communicate()
+    return process.returncode, out, errors.splitlines()
+
+
+def events(log: Path) -> list[list[str]]:
+    """What happened, each as its words."""
+    return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def steps_done(log: Path) -> list[int]:
+    return [int(words[1]) for words in events(log) if words[0] == "step"]
+
+
+def end_of(run: Path, fold: int = 0) -> dict[str, str]:
+    """SHA-256 of all that a fold has at its end: its records, its predictions, and its state to the last bit."""
+    import jax
+    import numpy as np
+
+    from jaxlesion.checkpoint import Checkpoints
+    from jaxlesion.runs import Run
+    from jaxlesion.sharding import data_mesh, replicated
+    from jaxlesion.state import abstract_state
+
+    directory = Run.open(run).fold(fold)
+    content = {name: (directory.folder / name).read_bytes() for name in ("metrics.jsonl", "oof.csv")}
+    with Checkpoints(directory.checkpoints, read_only=True) as checkpoints:
+        like = abstract_state(Run.open(run).config, replicated(data_mesh(1, jax.devices()[:1])))
+        leaves = jax.tree.leaves(checkpoints.restore(checkpoints.step(), like))
+    content["state"] = b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
+    return {name: hashlib.sha256(what).hexdigest() for name, what in content.items()}
+
+
+def happens(what: str, about: object = "") -> None:
+    with contextlib.suppress(OSError), open(PLAN["log"], "a") as file:  # the disk may be full, as planned
+        file.write(f"{what} {about}\n")
+    SEEN[what] += 1
+    if what != PLAN.get("at") or SEEN[what] != PLAN.get("nth", 1):
+        return
+    if "delay" in PLAN:
+        threading.Thread(target=lambda: (time.sleep(PLAN["delay"]), _act()), daemon=True).start()
+    else:
+        _act()
+
+
+def _act() -> None:
+    if "signal" in PLAN:
+        os.kill(os.getpid(), PLAN["signal"])
+    if "room" in PLAN:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (PLAN["room"], resource.RLIM_INFINITY))
+    if "fill" in PLAN:
+        fill(Path(PLAN["fill"]))
+    if "wait" in PLAN:
+        threading.Event().wait()
+
+
+def fill(folder: Path) -> Path:
+    """Leave no room on the disk of a folder; room is made by removing the file that this returns."""
+    path = folder / "filler"
+    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    return path
+
+
+def interfere() -> None:
+    """Put the events into the modules."""
+    from jaxlesion import evaluate, knn, predict, report, training
+    from jaxlesion.checkpoint import TRASH, Checkpoints
+
+    replace, rename = os.replace, os.rename
+    save, empty, train_batches = Checkpoints.save, Checkpoints._empty_trash, training.train_batches
+
+    def noted_replace(source, target, **options):
+        happens("renaming", Path(target).name)
+        replace(source, target, **options)
+
+    def noted_rename(source, target, **options):
+        rename(source, target, **options)
+        if TRASH in Path(target).parts:
+            happens("deleting", Path(source).name)
+
+    def noted_save(self, state, *, metric=None):
+        self.wait()  # so that the one before is not what is under way
+        happens("saving", int(state.step))
+        save(self, state, metric=metric)
+
+    def slowly_empty(self):
+        for path in sorted((self.folder / TRASH).rglob("*")):
+            if path.is_file():
+                path.unlink()
+                happens("unlinked", path.name)
+        empty(self)
+        happens("idle")
+
+    def noted_batches(step, state, batches, put, on_loss, due, save):
+        at, rows = [int(state.step)], []
+
+        def noted(batches):
+            for batch in batches:
+                rows[:] = batch["row"].tolist()
+                yield batch
+
+        def spoilt_step(state, batch):
+            state, metrics = step(state, batch)
+            if "nan" in PLAN and PLAN["nan"] == int(state.step):
+                metrics = metrics | {"loss": metrics["loss"] * float("nan")}
+            return state, metrics
+
+        def next_step():
+            at[0] += 1
+            happens("step", f"{at[0]} {rows}".translate({ord(c): None for c in "[],"}))
+            return due()
+
+        return train_batches(spoilt_step, state, noted(batches), put, on_loss, next_step, save)
+
+    def before(module, name, what):
+        original = getattr(module, name)
+
+        def noted(*args, **options):
+            happens(what)
+            return original(*args, **options)
+
+        setattr(module, name, noted)
+
+    os.replace, os.rename = noted_replace, noted_rename
+    Checkpoints.save, Checkpoints._empty_trash = noted_save, slowly_empty
+    training.train_batches = noted_batches
+    before(training, "decode_ahead", "decoding")
+    before(training.FoldTraining, "_validate", "validating")
+    before(training, "predictions_table", "predicting")
+    for module in (evaluate, knn, predict, report):
+        before(module, "open_dataset", "opened")
+
+
+if __name__ == "__main__":
+    PLAN |= json.loads(sys.argv[1])
+    happens("start")
+    interfere()
+    importlib.import_module(f"jaxlesion.{sys.argv[2]}").main(sys.argv[3:])
