@@ -1,8 +1,10 @@
-"""Whole files: their digest, and writing them so that nobody ever reads half of one."""
+"""Files: their digest, reading them in pieces, and writing them so that nobody ever reads half of one."""
 
 import hashlib
 import os
+import threading
 import uuid
+import weakref
 from pathlib import Path
 
 from jaxlesion.errors import InputError
@@ -15,6 +17,36 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
+
+
+class Pieces:
+    """A file that is read in pieces, by many threads and after a fork.
+
+    Never mapped into memory: reading what a mapped file no longer has kills the process.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._lock = path, threading.Lock()
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._let_go = weakref.finalize(self, os.close, self._descriptor)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`. OSError where the file ends before that."""
+        if hasattr(os, "pread"):
+            data = os.pread(self._descriptor, size, offset)
+        else:  # Windows, where no process forks
+            with self._lock:
+                os.lseek(self._descriptor, offset, os.SEEK_SET)
+                data = os.read(self._descriptor, size)
+        if len(data) < size:
+            raise OSError(f"{self.path} ends before byte {offset + size}")
+        return data
+
+    def close(self) -> None:
+        """Let go of the file, which otherwise goes with the object; a second call does nothing."""
+        self._let_go()
+        self._descriptor = -1  # the number may be given to another file
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -1,8 +1,8 @@
 """Where the images of an HDF5 file lie, found without following anything that leads out of that file."""
 
+import contextlib
 import hashlib
 import io
-import mmap
 import os
 import zipfile
 import zlib
@@ -13,13 +13,14 @@ import numpy as np
 
 from jaxlesion.data.ids import valid_id
 from jaxlesion.errors import InputError
-from jaxlesion.files import write_atomic
+from jaxlesion.files import Pieces, write_atomic
 
 if TYPE_CHECKING:
     import h5py
 
 MAX_BYTES = 32 * 2**20  # of one encoded image; the crops of the challenge are a few KiB
 
+PIECE = 2**20  # bytes read at a time
 KEPT = 1000  # images from which on an index is kept in a file: fewer are found in under 0.1 s
 
 
@@ -88,10 +89,11 @@ def _digest(index: Hdf5Index, path: Path) -> str:
     order = np.argsort(index.offset[located], kind="stable")
     start = index.offset[located][order]
     end = np.maximum.accumulate(start + index.size[located][order])  # two names may share one image
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        gaps = zip([0, *end.tolist()], [*start.tolist(), len(content)], strict=True)
-        for a, b in gaps:
-            digest.update(content[a:b])
+    file = Pieces(path)
+    with contextlib.closing(file):
+        for a, b in zip([0, *end.tolist()], [*start.tolist(), file.size], strict=True):
+            for at in range(a, b, PIECE):
+                digest.update(file.read(at, min(PIECE, b - at)))
     return digest.hexdigest()
 
 

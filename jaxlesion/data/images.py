@@ -8,7 +8,6 @@ Whatever is wrong with an image is an InputError that names it, and only when th
 import functools
 import importlib.util
 import io
-import mmap
 import os
 import struct
 import threading
@@ -16,7 +15,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -24,10 +23,18 @@ from jaxlesion.data.cache import CACHE
 from jaxlesion.data.hdf5 import MAX_BYTES, Refused, kept_index, read_hdf5, size_fault
 from jaxlesion.data.ids import valid_id
 from jaxlesion.errors import InputError
+from jaxlesion.files import Pieces
 
-MAX_PIXELS = 50_000_000
+if TYPE_CHECKING:
+    import PIL.Image
+
+# What one decoding takes stays below 200 MB: OpenCV holds 6 bytes a pixel at its height, Pillow 7.
+MAX_PIXELS = 25_000_000
+# Of a JPEG in several scans all coefficients are held too, and make it 10.
+MAX_PIXELS_IN_SCANS = 16_000_000
 MAX_SCANS = 100  # of one JPEG; an encoder makes about ten, and each costs a pass over all pixels
 SUFFIXES = (".jpg", ".jpeg", ".png")
+STRIP = 2**20  # pixels that Pillow converts at a time
 
 # A second line behind the header check. OpenCV reads it once, while it is being imported.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
@@ -178,8 +185,8 @@ class FileImages(ImageSource):
 class Hdf5Images(ImageSource):
     """One dataset per isic_id at the root of an HDF5 file: a string, opaque or uint8, scalar or one-dimensional.
 
-    No HDF5 handle outlives a call, since none may cross a fork: what lies in one piece is sliced
-    from a memory map, the rest goes through h5py, which opens the file anew for each image.
+    No HDF5 handle outlives a call, since none may cross a fork: what lies in one piece is read as
+    such, the rest goes through h5py, which opens the file anew for each image.
     """
 
     def __init__(self, path: Path):
@@ -190,8 +197,7 @@ class Hdf5Images(ImageSource):
         self._spans = dict(zip(ids, spans, strict=True))
         self._refused = {isic_id: reason for isic_id, reason in zip(ids, reasons, strict=True) if reason}
         self._lock = threading.Lock()
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file = Pieces(path)
 
     @property
     def ids(self) -> Set[str]:
@@ -200,23 +206,24 @@ class Hdf5Images(ImageSource):
     def _bytes(self, isic_id: str) -> bytes:
         offset, size = self._spans[isic_id]
         if offset >= 0:
-            return self._map[offset : offset + size]
+            return self._file.read(offset, size)
         with self._lock:
             return read_hdf5(self.path, isic_id)
 
     def close(self) -> None:
-        self._map.close()
+        self._file.close()
 
 
 def decode(data: bytes, isic_id: str) -> np.ndarray:
     """Pixels of a JPEG or PNG: uint8 [h, w, 3], red first, as they are stored (an EXIF orientation is not applied).
 
     Grey is repeated, transparency dropped, 16 bit cut to 8. Raises InputError naming `isic_id` for
-    anything else (CMYK, animation, other formats), for more than 50 megapixels and for damage that shows.
+    anything else (CMYK, animation, other formats), for more than 25 megapixels (16 in a JPEG of several scans) and for
+    damage that shows. Takes less than 200 MB.
     """
     try:
         size = _claimed_size(data)
-        pixels = (_decode_cv2 if _has_cv2() else _decode_pillow)(data)
+        pixels = _decode_cv2(data) if _has_cv2() else _decode_pillow(data, size)
         if pixels is None or pixels.shape != (*size, 3):
             raise Refused("cannot be decoded")
     except Refused as reason:
@@ -246,22 +253,33 @@ def _decode_cv2(data: bytes) -> np.ndarray | None:
     import cv2
 
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
-    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def _decode_pillow(data: bytes) -> np.ndarray | None:
+def _decode_pillow(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scale
-                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, -1)
-            return np.asarray(image.convert("RGB"))
+            if (image.height, image.width) != size:  # it reads the header otherwise
+                return None
+            pixels = np.empty((*size, 3), np.uint8)
+            rows = max(1, STRIP // image.width)
+            for top in range(0, image.height, rows):  # since Pillow copies what it converts, three times over
+                bottom = min(top + rows, image.height)
+                pixels[top:bottom] = _rgb(image.crop((0, top, image.width, bottom)))
+            return pixels
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+def _rgb(image: "PIL.Image.Image") -> np.ndarray:
+    """uint8 [h, w, 3], or [h, w, 1] where that is grey."""
+    if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scale
+        return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+    return np.asarray(image.convert("RGB"))
 
 
 def _resize_numpy(image: np.ndarray, size: int) -> np.ndarray:
@@ -280,20 +298,23 @@ def _claimed_size(data: bytes) -> tuple[int, int]:
     """Height and width by the header, after the checks that need no decoding."""
     try:
         if data.startswith(b"\xff\xd8\xff"):
-            height, width = _jpeg_size(data)
+            height, width, most = _jpeg_size(data)
         elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-            height, width = _png_size(data)
+            height, width, most = *_png_size(data), MAX_PIXELS
         else:
             raise Refused("is neither JPEG nor PNG")
     except struct.error:
         raise Refused("is cut short") from None
-    if not 0 < height * width <= MAX_PIXELS:
-        raise Refused(f"claims {width} x {height} pixels, where 1 to {MAX_PIXELS} are allowed")
+    if not 0 < height * width <= most:
+        raise Refused(f"claims {width} x {height} pixels, where 1 to {most} are allowed")
     return height, width
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walk the segments up to the first scan (ITU-T T.81, annex B): refuse whatever is not plain there."""
+def _jpeg_size(data: bytes) -> tuple[int, int, int]:
+    """Walk the segments up to the first scan (ITU-T T.81, annex B): refuse whatever is not plain there.
+
+    Height, width and how many pixels are allowed.
+    """
     at, size = 2, None
     while True:
         marker, length = struct.unpack_from(">HH", data, at)
@@ -303,12 +324,13 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         if marker < 0xFFC0 or 0xFFD0 <= marker <= 0xFFD9 or length < 2:
             raise Refused("has a damaged JPEG header")
         if marker == 0xFFDA:
+            (in_scan,) = struct.unpack_from(">B", data, at + 4)
             break
         if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):  # a start of frame
             precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
             if size or marker > 0xFFC2 or precision != 8 or channels not in (1, 3):
                 raise Refused(f"is a JPEG of an unusual kind ({channels} channels, {precision} bit)")
-            size = height, width
+            size, together = (height, width), None if marker == 0xFFC2 else channels
         at += 2 + length
     if size is None:
         raise Refused("has a damaged JPEG header")
@@ -317,7 +339,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         raise Refused("is cut short (no end marker)")
     if data.count(b"\xff\xda", at) > MAX_SCANS:
         raise Refused(f"has over {MAX_SCANS} scans")
-    return size
+    return *size, MAX_PIXELS if in_scan == together else MAX_PIXELS_IN_SCANS
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

@@ -217,6 +217,21 @@ def test_a_link_put_in_after_opening_is_not_followed(tmp_path):
         refused(lambda: source.read("x"), "image x ", "link")
 
 
+@pytest.mark.parametrize("add", [add_plain, add_chunked, add_compressed, add_compact])
+def test_cut_short_after_opening_it_is_refused_and_the_process_lives(tmp_path, add):
+    """A memory map would end the process by a signal: the page that was read is no longer there."""
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        file["before"] = np.zeros(100_000, np.uint8)
+        add(file)
+    with open_images(path) as source:
+        assert source.read("x") == IMAGE
+        with open(path, "r+b") as file:
+            file.truncate(1000)
+        refused(lambda: source.read("x"), str(path), "image x ", "replace it")
+        refused(lambda: source.read("before"), str(path), "image before ", "replace it")
+
+
 def test_damage_within_compressed_data_is_named(tmp_path):
     path = tmp_path / "images.hdf5"
     with h5py.File(path, "w") as file:
