@@ -43,19 +43,11 @@ PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of each colour type
 
 
-def png(
-    width: int,
-    height: int,
-    colour: int = 2,
-    depth: int = 8,
-    interlaced: bool = False,
-    extra: bytes = b"",
-    seed: int = 0,
-) -> bytes:
-    """A PNG of any kind; its first row is noise and all others are 0. Takes no memory to speak of to make."""
-    packed, luck = zlib.compressobj(6), random.Random(seed)
+def png(width: int, height: int, colour: int = 2, depth: int = 8, tied: bool = False, extra: bytes = b"") -> bytes:
+    """A PNG of any kind, `tied` being interlaced; its first row is noise, all others are 0. Made in little memory."""
+    packed, luck = zlib.compressobj(6), random.Random(0)
     content = []
-    for top, left, down, right in PASSES if interlaced else [(0, 0, 1, 1)]:
+    for top, left, down, right in PASSES if tied else [(0, 0, 1, 1)]:
         if left >= width:
             continue
         row = bytes(1 + (-(-(width - left) // right) * CHANNELS[colour] * depth + 7) // 8)
@@ -63,7 +55,7 @@ def png(
             content.append(packed.compress(row if y else b"\0" + luck.randbytes(len(row) - 1)))
     content.append(packed.flush())
     palette = chunk(b"PLTE", bytes(range(256)) * 3) if colour == 3 else b""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, tied))
     return b"\x89PNG\r\n\x1a\n" + header + palette + extra + chunk(b"IDAT", b"".join(content)) + chunk(b"IEND", b"")
 
 
@@ -246,7 +238,7 @@ def large(luck: random.Random) -> bytes:
         jpeg = luck.choice(sound_jpegs())
         return claiming(jpeg, 5000, (3200 if jpeg == sound_jpegs()[2] else 5000) + few)
     colour, depth = luck.choice(KINDS_OF_PNG)
-    return png(5000, 5000 + few, colour, depth, luck.random() < 0.3, seed=luck.randrange(100))
+    return png(5000, 5000 + few, colour, depth, luck.random() < 0.3)
 
 
 MUTATIONS: list[Callable[[random.Random], bytes]] = [
@@ -262,6 +254,12 @@ def mutant(number: int) -> tuple[str, bytes]:
     return make.__name__, make(luck)
 
 
+def check(refusal: Exception, start: str) -> None:
+    """That it is one line, and begins as it must."""
+    assert str(refusal).startswith(start), refusal
+    assert "\n" not in str(refusal), refusal
+
+
 def outcomes(numbers: Iterable[int]) -> Iterable[tuple[int, str, str]]:
     """Number, kind, and `decoded` or `refused`; AssertionError where a refusal is not one line that names it."""
     from jaxlesion.data.images import decode
@@ -272,8 +270,7 @@ def outcomes(numbers: Iterable[int]) -> Iterable[tuple[int, str, str]]:
         try:
             pixels = decode(data, f"ISIC_{number:07d}")
         except InputError as error:
-            assert str(error).startswith(f"image ISIC_{number:07d} "), error
-            assert "\n" not in str(error), error
+            check(error, f"image ISIC_{number:07d} ")
             yield number, kind, "refused"
         else:
             assert pixels.dtype == np.uint8, pixels.dtype
@@ -321,12 +318,10 @@ def hdf5_outcomes(numbers: Iterable[int], folder: Path) -> Iterable[tuple[int, s
                         assert source.read(isic_id)
                         yield number, version, "read"
                     except InputError as error:
-                        assert f"image {isic_id} " in str(error), error
-                        assert "\n" not in str(error), error
+                        check(error, f"{path}: image {isic_id} ")
                         yield number, version, "image-refused"
         except InputError as error:
-            assert str(error).startswith(str(path)), error
-            assert "\n" not in str(error), error
+            check(error, str(path))
             yield number, version, "refused"
 
 

@@ -9,9 +9,7 @@ import functools
 import importlib.util
 import io
 import os
-import struct
 import threading
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 
 from jaxlesion.data.cache import CACHE
 from jaxlesion.data.hdf5 import MAX_BYTES, Refused, kept_index, read_hdf5, size_fault
+from jaxlesion.data.headers import MAX_PIXELS, claimed_size
 from jaxlesion.data.ids import valid_id
 from jaxlesion.errors import InputError
 from jaxlesion.files import Pieces
@@ -28,11 +27,6 @@ from jaxlesion.files import Pieces
 if TYPE_CHECKING:
     import PIL.Image
 
-# What one decoding takes stays below 200 MB: OpenCV holds 6 bytes a pixel at its height, Pillow 7.
-MAX_PIXELS = 25_000_000
-# Of a JPEG in several scans all coefficients are held too, and make it 10.
-MAX_PIXELS_IN_SCANS = 16_000_000
-MAX_SCANS = 100  # of one JPEG; an encoder makes about ten, and each costs a pass over all pixels
 SUFFIXES = (".jpg", ".jpeg", ".png")
 STRIP = 2**20  # pixels that Pillow converts at a time
 
@@ -214,6 +208,18 @@ class Hdf5Images(ImageSource):
         self._file.close()
 
 
+def check(data: bytes, isic_id: str) -> None:
+    """Raise what `decode` would for a JPEG or PNG that is wrong in its headers or not whole: 10 us for a crop."""
+    try:
+        claimed_size(data)
+    except Refused as reason:
+        raise _undecodable(isic_id, reason) from None
+
+
+def _undecodable(isic_id: str, reason: Refused) -> InputError:
+    return InputError(f"image {isic_id} {reason}; replace it by a sound JPEG or PNG or remove its row")
+
+
 def decode(data: bytes, isic_id: str) -> np.ndarray:
     """Pixels of a JPEG or PNG: uint8 [h, w, 3], red first, as they are stored (an EXIF orientation is not applied).
 
@@ -222,12 +228,12 @@ def decode(data: bytes, isic_id: str) -> np.ndarray:
     damage that shows. Takes less than 200 MB.
     """
     try:
-        size = _claimed_size(data)
+        size = claimed_size(data)
         pixels = _decode_cv2(data) if _has_cv2() else _decode_pillow(data, size)
         if pixels is None or pixels.shape != (*size, 3):
             raise Refused("cannot be decoded")
     except Refused as reason:
-        raise InputError(f"image {isic_id} {reason}; replace it by a sound JPEG or PNG or remove its row") from None
+        raise _undecodable(isic_id, reason) from None
     return pixels
 
 
@@ -292,69 +298,3 @@ def _resize_numpy(image: np.ndarray, size: int) -> np.ndarray:
         weight = (at - low).astype(np.float32).reshape(-1, *(1,) * (2 - axis))
         image = np.take(image, low, axis) * (1 - weight) + np.take(image, high, axis) * weight
     return np.rint(image).astype(np.uint8)
-
-
-def _claimed_size(data: bytes) -> tuple[int, int]:
-    """Height and width by the header, after the checks that need no decoding."""
-    try:
-        if data.startswith(b"\xff\xd8\xff"):
-            height, width, most = _jpeg_size(data)
-        elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-            height, width, most = *_png_size(data), MAX_PIXELS
-        else:
-            raise Refused("is neither JPEG nor PNG")
-    except struct.error:
-        raise Refused("is cut short") from None
-    if not 0 < height * width <= most:
-        raise Refused(f"claims {width} x {height} pixels, where 1 to {most} are allowed")
-    return height, width
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int, int]:
-    """Walk the segments up to the first scan (ITU-T T.81, annex B): refuse whatever is not plain there.
-
-    Height, width and how many pixels are allowed.
-    """
-    at, size = 2, None
-    while True:
-        marker, length = struct.unpack_from(">HH", data, at)
-        if marker == 0xFFFF:  # a fill byte
-            at += 1
-            continue
-        if marker < 0xFFC0 or 0xFFD0 <= marker <= 0xFFD9 or length < 2:
-            raise Refused("has a damaged JPEG header")
-        if marker == 0xFFDA:
-            (in_scan,) = struct.unpack_from(">B", data, at + 4)
-            break
-        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):  # a start of frame
-            precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            if size or marker > 0xFFC2 or precision != 8 or channels not in (1, 3):
-                raise Refused(f"is a JPEG of an unusual kind ({channels} channels, {precision} bit)")
-            size, together = (height, width), None if marker == 0xFFC2 else channels
-        at += 2 + length
-    if size is None:
-        raise Refused("has a damaged JPEG header")
-    # Inside a scan 0xFF is always escaped, so these two are markers.
-    if data.rfind(b"\xff\xd9", at) < 0:
-        raise Refused("is cut short (no end marker)")
-    if data.count(b"\xff\xda", at) > MAX_SCANS:
-        raise Refused(f"has over {MAX_SCANS} scans")
-    return *size, MAX_PIXELS if in_scan == together else MAX_PIXELS_IN_SCANS
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    """Walk all chunks and check their sums (PNG specification, 3rd edition, section 5)."""
-    at, size = 8, None
-    while True:
-        length, kind = struct.unpack_from(">I4s", data, at)
-        (crc,) = struct.unpack_from(">I", data, at + 8 + length)
-        if crc != zlib.crc32(data[at + 4 : at + 8 + length]) or (kind == b"IHDR") != (at == 8):
-            raise Refused("is a damaged PNG")
-        if kind == b"IHDR":
-            width, height = struct.unpack_from(">II", data, 16)
-            size = height, width
-        elif kind == b"acTL":
-            raise Refused("is an animated PNG")
-        elif kind == b"IEND":
-            return size
-        at += 12 + length
