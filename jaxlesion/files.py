@@ -1,12 +1,13 @@
-"""Whole files: their digest, and writing them so that nobody ever reads half of one."""
+"""Files: their digest, reading them in pieces, and writing them so that nobody ever reads half of one."""
 
 import hashlib
 import os
 import re
+import threading
 import uuid
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from threading import Lock
 
 from jaxlesion.errors import InputError
 
@@ -22,13 +23,36 @@ def sha256(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
 
 
-def read_at(descriptor: int, offset: int, size: int, lock: Lock) -> bytes:
-    """Up to `size` bytes of an open file from `offset` on, whatever other threads read of it meanwhile."""
-    if hasattr(os, "pread"):
-        return os.pread(descriptor, size, offset)
-    with lock:  # Windows
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        return os.read(descriptor, size)
+class Pieces:
+    """A file that is read in pieces, by many threads and after a fork.
+
+    Never mapped into memory: reading what a mapped file no longer has kills the process.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._lock = path, threading.Lock()
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._let_go = weakref.finalize(self, os.close, self._descriptor)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`. OSError where the file ends before that; takes no memory for a mere claim."""
+        data = self._read(offset, size) if offset + size <= self.size else b""
+        if len(data) < size:
+            raise OSError(f"{self.path} ends before byte {offset + size}")
+        return data
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, size, offset)
+        with self._lock:  # Windows, where no process forks
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            return os.read(self._descriptor, size)
+
+    def close(self) -> None:
+        """Let go of the file, which otherwise goes with the object; a second call does nothing."""
+        self._let_go()
+        self._descriptor = -1  # the number may be given to another file
 
 
 def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:

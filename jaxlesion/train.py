@@ -15,6 +15,7 @@ from jaxlesion.compilation import keep_compiled
 from jaxlesion.config import TrainConfig
 from jaxlesion.console import print_figures, run_program, say
 from jaxlesion.data.folds import assign, subset, training_rows
+from jaxlesion.data.images import check
 from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
 from jaxlesion.data.loader import open_batches, steps_per_epoch
 from jaxlesion.data.predictions import write_predictions
@@ -88,6 +89,8 @@ def open_run(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tup
     if not (config.run_dir / "config.json").is_file():
         lesions = assign(subset(dataset.lesions, config.data.max_records, config.data.seed), config.folds)
         check_trainable(config, lesions, weights)
+        for isic_id in lesions["isic_id"].tolist():
+            check(dataset.images.read(isic_id), isic_id)
         source = {"name": config.weights, "sha256": weights_sha}
         manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
         Run.create(config.run_dir, config, lesions, manifest)

@@ -1,14 +1,16 @@
-"""Whole files: known digests; the old content or the new one, and nothing beside it."""
+"""Files: known digests; pieces as they are; the old content or the new one, and nothing beside it."""
 
 import ast
+import contextlib
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from jaxlesion.errors import InputError
-from jaxlesion.files import sha256, write_atomic
+from jaxlesion.files import Pieces, sha256, write_atomic
 
 
 def test_sha256_of_known_text_and_of_a_file_larger_than_one_read(tmp_path):
@@ -25,6 +27,28 @@ def test_sha256_of_known_text_and_of_a_file_larger_than_one_read(tmp_path):
 def test_sha256_of_what_is_no_file_names_it(tmp_path, name):
     with pytest.raises(InputError, match="cannot be read"):
         sha256(tmp_path / name)
+
+
+@pytest.mark.parametrize("pread", [True, False])
+def test_pieces_are_those_of_the_file_and_whole(tmp_path, monkeypatch, pread):
+    if not pread:
+        monkeypatch.delattr(os, "pread")
+    path, content = tmp_path / "file", bytes(range(256)) * 100
+    path.write_bytes(content)
+    with contextlib.closing(Pieces(path)) as file, ThreadPoolExecutor(8) as pool:
+        assert file.size == len(content)
+        pieces = pool.map(lambda at: file.read(at, 100), range(0, len(content), 100))
+        assert b"".join(pieces) == content
+        for offset, size in ((len(content) - 1, 2), (len(content) + 5, 1), (0, 30_000)):
+            with pytest.raises(OSError, match="ends before"):
+                file.read(offset, size)
+        path.write_bytes(content[:150])  # the very file, cut short
+        assert file.read(100, 50) == content[100:150]
+        with pytest.raises(OSError, match="ends before"):
+            file.read(100, 100)
+        file.close()
+        with pytest.raises(OSError, match="descriptor"):
+            file.read(0, 1)
 
 
 @pytest.mark.parametrize(("content", "stored"), [("ä\n\r\n", b"\xc3\xa4\n\r\n"), (b"\x00\xff", b"\x00\xff"), ("", b"")])

@@ -1,5 +1,6 @@
 """Where the images of an HDF5 file lie, found without following anything that leads out of that file."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -12,15 +13,19 @@ import numpy as np
 
 from jaxlesion.data.ids import valid_id
 from jaxlesion.errors import InputError
-from jaxlesion.files import write_atomic
+from jaxlesion.files import Pieces, write_atomic
 
 if TYPE_CHECKING:
     import h5py
 
 MAX_BYTES = 32 * 2**20  # of one encoded image; the crops of the challenge are a few KiB
 
-PIECE = 2**24  # bytes of a file in memory at a time
+MAX_CHUNKS = 10_000  # of one image
+PIECE = 2**20  # bytes read at a time
 KEPT = 1000  # images from which on an index is kept in a file: fewer are found in under 0.1 s
+
+
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises for it
 
 
 class Refused(Exception):
@@ -88,13 +93,11 @@ def _digest(index: Hdf5Index, path: Path) -> str:
     order = np.argsort(index.offset[located], kind="stable")
     start = index.offset[located][order]
     end = np.maximum.accumulate(start + index.size[located][order])  # two names may share one image
-    with open(path, "rb", buffering=0) as file:
-        gaps = zip([0, *end.tolist()], [*start.tolist(), path.stat().st_size], strict=True)
-        for a, b in gaps:
-            file.seek(a)
-            while a < b and (piece := file.read(min(b - a, PIECE))):
-                digest.update(piece)
-                a += len(piece)
+    file = Pieces(path)
+    with contextlib.closing(file):
+        for a, b in zip([0, *end.tolist()], [*start.tolist(), file.size], strict=True):
+            for at in range(a, b, PIECE):
+                digest.update(file.read(at, min(PIECE, b - at)))
     return digest.hexdigest()
 
 
@@ -109,13 +112,16 @@ def index_hdf5(path: Path) -> Hdf5Index:
     try:
         end = path.stat().st_size
         with h5py.File(path, "r") as file:
-            for name in file.id:
+            names = []
+            # In the order they lie in: HDF5 sorts them otherwise, and ends the process where their list is damaged.
+            file.id.links.iterate(names.append, order=h5py.h5.ITER_NATIVE)
+            for name in sorted(names):
                 isic_id = name.decode("ascii", "replace")
                 if valid_id(isic_id):
                     rows.append((isic_id, *_examine(file.id, name, end)))
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except DAMAGE as error:
         raise InputError(
-            f"{path}: not a readable HDF5 file ({error}); give the file of images or get it again"
+            f"{path}: not a readable HDF5 file ({_one_line(error)}); give the file of images or get it again"
         ) from error
     ids, offset, size, reason = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Hdf5Index(np.array(ids, str), np.array(offset, np.int64), np.array(size, np.int64), np.array(reason, str))
@@ -127,8 +133,12 @@ def _examine(group: "h5py.h5g.GroupID", name: bytes, end: int) -> tuple[int, int
         return *_locate(group, name, end), ""
     except Refused as reason:
         return -1, 0, str(reason)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        return -1, 0, f"is damaged ({error})"
+    except DAMAGE as error:
+        return -1, 0, f"is damaged ({_one_line(error)})"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _locate(group: "h5py.h5g.GroupID", name: bytes, end: int) -> tuple[int, int]:
@@ -149,14 +159,34 @@ def _locate(group: "h5py.h5g.GroupID", name: bytes, end: int) -> tuple[int, int]
     if layout == h5d.VIRTUAL or properties.get_external_count():
         raise Refused("keeps its data in another file")
     size = _byte_count(dataset)
-    if layout == h5d.CHUNKED and properties.get_chunk()[0] * dataset.get_type().get_size() > MAX_BYTES:
-        raise Refused("is stored in too large a chunk")
+    if layout == h5d.CHUNKED:
+        _check_chunks(dataset, size)
     if layout != h5d.CONTIGUOUS:
         return -1, size
     offset = dataset.get_offset()
     if offset is None or offset + size > end:
         raise Refused("has no data, or less than it claims")
     return offset, size
+
+
+def _check_chunks(dataset: "h5py.h5d.DatasetID", size: int) -> None:
+    """Refuse chunks that are too large, too many, or not plain or gzip."""
+    from h5py import h5z
+
+    item = dataset.get_type().get_size()
+    length = dataset.get_create_plist().get_chunk()[0] * item
+    if length > MAX_BYTES or size > length * MAX_CHUNKS:
+        raise Refused("is stored in too large a chunk" if length > MAX_BYTES else "is stored in too many chunks")
+    filters = _filters(dataset)
+    if item == 1:  # a shuffle of single bytes changes nothing
+        filters = [code for code in filters if code != h5z.FILTER_SHUFFLE]
+    if filters not in ([], [h5z.FILTER_DEFLATE]):
+        raise Refused("is compressed otherwise than by gzip, or has checksums")
+
+
+def _filters(dataset: "h5py.h5d.DatasetID") -> list[int]:
+    properties = dataset.get_create_plist()
+    return [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
 
 
 def _byte_count(dataset: "h5py.h5d.DatasetID") -> int:
@@ -182,7 +212,50 @@ def read_hdf5(path: Path, isic_id: str) -> bytes:
         _, size, reason = _examine(file.id, name, path.stat().st_size)  # the file may have changed since it was indexed
         if reason:
             raise Refused(reason)
-        dataset = h5py.h5d.open(file.id, name)
-        data = np.empty(size, np.uint8)
-        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data, dataset.get_type())
+        try:
+            dataset = h5py.h5d.open(file.id, name)
+            if dataset.get_create_plist().get_layout() == h5py.h5d.CHUNKED:
+                with contextlib.closing(Pieces(path)) as pieces:
+                    return _read_chunks(dataset, size, pieces)
+            data = np.empty(size, np.uint8)
+            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data, dataset.get_type())
+        except DAMAGE as error:
+            raise Refused(f"is damaged ({_one_line(error)})") from None
     return data.tobytes()
+
+
+def _read_chunks(dataset: "h5py.h5d.DatasetID", size: int, file: Pieces) -> bytes:
+    """The bytes of a dataset in chunks. Refused where one is missing, damaged or of another length than it claims.
+
+    HDF5 only says where they lie. Read by it, a chunk may write past the memory meant for it, 1 MB may become 1 GB,
+    and 3 bytes that claim a checksum end the process.
+    """
+    from h5py import h5z
+
+    item, filters = dataset.get_type().get_size(), _filters(dataset)
+    length = dataset.get_create_plist().get_chunk()[0] * item
+    packed = 1 << filters.index(h5z.FILTER_DEFLATE) if h5z.FILTER_DEFLATE in filters else 0
+    chunks = []
+    dataset.chunk_iter(lambda chunk: chunks.append(chunk) if len(chunks) < MAX_CHUNKS else True)
+    if len(chunks) != -(-size // length):
+        raise Refused("has no data, or less than it claims")
+    data = bytearray(size)
+    for chunk in chunks:
+        at = chunk.chunk_offset[0] * item
+        if chunk.size > 2 * MAX_BYTES or at >= size:
+            raise Refused("has a damaged chunk")
+        content = file.read(chunk.byte_offset, chunk.size)
+        if packed & ~chunk.filter_mask:
+            content = _inflated(content, length)
+        if len(content) != length:
+            raise Refused("has a damaged chunk")
+        data[at : at + length] = content[: size - at]
+    return bytes(data)
+
+
+def _inflated(content: bytes, length: int) -> bytes:
+    """What zlib makes of it, at most one byte more than `length`."""
+    try:
+        return zlib.decompressobj().decompress(content, length + 1)
+    except zlib.error:
+        raise Refused("has a damaged chunk") from None

@@ -9,26 +9,26 @@ import functools
 import importlib.util
 import io
 import os
-import struct
 import threading
-import weakref
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from jaxlesion.data.cache import CACHE
 from jaxlesion.data.hdf5 import MAX_BYTES, Refused, kept_index, read_hdf5, size_fault
+from jaxlesion.data.headers import MAX_PIXELS, claimed_size
 from jaxlesion.data.ids import valid_id
 from jaxlesion.errors import InputError
-from jaxlesion.files import read_at
+from jaxlesion.files import Pieces
 
-MAX_PIXELS = 50_000_000
-MAX_SCANS = 100  # of one JPEG; an encoder makes about ten, and each costs a pass over all pixels
+if TYPE_CHECKING:
+    import PIL.Image
+
 SUFFIXES = (".jpg", ".jpeg", ".png")
+STRIP = 2**20  # pixels that Pillow converts at a time
 
 # A second line behind the header check. OpenCV reads it once, while it is being imported.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
@@ -180,8 +180,7 @@ class Hdf5Images(ImageSource):
     """One dataset per isic_id at the root of an HDF5 file: a string, opaque or uint8, scalar or one-dimensional.
 
     No HDF5 handle outlives a call, since none may cross a fork: what lies in one piece is read by its
-    offset, the rest goes through h5py, which opens the file anew for each image. Nothing is mapped: of a
-    map every page that was read counts as the process's memory, in the end the whole file.
+    offset, the rest goes through h5py, which opens the file anew for each image.
     """
 
     def __init__(self, path: Path):
@@ -192,8 +191,7 @@ class Hdf5Images(ImageSource):
         for row in np.flatnonzero(index.reason != ""):
             self._refused[str(index.ids[row])] = str(index.reason[row])
         self._lock = threading.Lock()
-        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._let_go = weakref.finalize(self, os.close, self._file)
+        self._file = Pieces(path)
 
     @property
     def ids(self) -> Set[str]:
@@ -202,32 +200,41 @@ class Hdf5Images(ImageSource):
     def _bytes(self, isic_id: str) -> bytes:
         row = self._row[isic_id]
         offset, size = int(self._offset[row]), int(self._size[row])
-        if offset < 0:
-            with self._lock:
-                return read_hdf5(self.path, isic_id)
-        data = read_at(self._file, offset, size, self._lock)
-        if len(data) != size:
-            raise Refused("is cut short: the file has shrunk")
-        return data
+        if offset >= 0:
+            return self._file.read(offset, size)
+        with self._lock:
+            return read_hdf5(self.path, isic_id)
 
     def close(self) -> None:
-        self._file = -1  # the system may give the number to another file
-        self._let_go()
+        self._file.close()
+
+
+def check(data: bytes, isic_id: str) -> None:
+    """Raise what `decode` would for a JPEG or PNG that is wrong in its headers or not whole: 10 us for a crop."""
+    try:
+        claimed_size(data)
+    except Refused as reason:
+        raise _undecodable(isic_id, reason) from None
+
+
+def _undecodable(isic_id: str, reason: Refused) -> InputError:
+    return InputError(f"image {isic_id} {reason}; replace it by a sound JPEG or PNG or remove its row")
 
 
 def decode(data: bytes, isic_id: str) -> np.ndarray:
     """Pixels of a JPEG or PNG: uint8 [h, w, 3], red first, as they are stored (an EXIF orientation is not applied).
 
     Grey is repeated, transparency dropped, 16 bit cut to 8. Raises InputError naming `isic_id` for
-    anything else (CMYK, animation, other formats), for more than 50 megapixels and for damage that shows.
+    anything else (CMYK, animation, other formats), for more than 25 megapixels (16 in a JPEG of several scans) and for
+    damage that shows. Takes less than 200 MB.
     """
     try:
-        size = _claimed_size(data)
-        pixels = (_decode_cv2 if _has_cv2() else _decode_pillow)(data)
+        size = claimed_size(data)
+        pixels = _decode_cv2(data) if _has_cv2() else _decode_pillow(data, size)
         if pixels is None or pixels.shape != (*size, 3):
             raise Refused("cannot be decoded")
     except Refused as reason:
-        raise InputError(f"image {isic_id} {reason}; replace it by a sound JPEG or PNG or remove its row") from None
+        raise _undecodable(isic_id, reason) from None
     return pixels
 
 
@@ -253,22 +260,33 @@ def _decode_cv2(data: bytes) -> np.ndarray | None:
     import cv2
 
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
-    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def _decode_pillow(data: bytes) -> np.ndarray | None:
+def _decode_pillow(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scale
-                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, -1)
-            return np.asarray(image.convert("RGB"))
+            if (image.height, image.width) != size:  # it reads the header otherwise
+                return None
+            pixels = np.empty((*size, 3), np.uint8)
+            rows = max(1, STRIP // image.width)
+            for top in range(0, image.height, rows):  # since Pillow copies what it converts, three times over
+                bottom = min(top + rows, image.height)
+                pixels[top:bottom] = _rgb(image.crop((0, top, image.width, bottom)))
+            return pixels
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+def _rgb(image: "PIL.Image.Image") -> np.ndarray:
+    """uint8 [h, w, 3], or [h, w, 1] where that is grey."""
+    if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scale
+        return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+    return np.asarray(image.convert("RGB"))
 
 
 def _resize_numpy(image: np.ndarray, size: int) -> np.ndarray:
@@ -281,65 +299,3 @@ def _resize_numpy(image: np.ndarray, size: int) -> np.ndarray:
         weight = (at - low).astype(np.float32).reshape(-1, *(1,) * (2 - axis))
         image = np.take(image, low, axis) * (1 - weight) + np.take(image, high, axis) * weight
     return np.rint(image).astype(np.uint8)
-
-
-def _claimed_size(data: bytes) -> tuple[int, int]:
-    """Height and width by the header, after the checks that need no decoding."""
-    try:
-        if data.startswith(b"\xff\xd8\xff"):
-            height, width = _jpeg_size(data)
-        elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-            height, width = _png_size(data)
-        else:
-            raise Refused("is neither JPEG nor PNG")
-    except struct.error:
-        raise Refused("is cut short") from None
-    if not 0 < height * width <= MAX_PIXELS:
-        raise Refused(f"claims {width} x {height} pixels, where 1 to {MAX_PIXELS} are allowed")
-    return height, width
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walk the segments up to the first scan (ITU-T T.81, annex B): refuse whatever is not plain there."""
-    at, size = 2, None
-    while True:
-        marker, length = struct.unpack_from(">HH", data, at)
-        if marker == 0xFFFF:  # a fill byte
-            at += 1
-            continue
-        if marker < 0xFFC0 or 0xFFD0 <= marker <= 0xFFD9 or length < 2:
-            raise Refused("has a damaged JPEG header")
-        if marker == 0xFFDA:
-            break
-        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):  # a start of frame
-            precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            if size or marker > 0xFFC2 or precision != 8 or channels not in (1, 3):
-                raise Refused(f"is a JPEG of an unusual kind ({channels} channels, {precision} bit)")
-            size = height, width
-        at += 2 + length
-    if size is None:
-        raise Refused("has a damaged JPEG header")
-    # Inside a scan 0xFF is always escaped, so these two are markers.
-    if data.rfind(b"\xff\xd9", at) < 0:
-        raise Refused("is cut short (no end marker)")
-    if data.count(b"\xff\xda", at) > MAX_SCANS:
-        raise Refused(f"has over {MAX_SCANS} scans")
-    return size
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    """Walk all chunks and check their sums (PNG specification, 3rd edition, section 5)."""
-    at, size = 8, None
-    while True:
-        length, kind = struct.unpack_from(">I4s", data, at)
-        (crc,) = struct.unpack_from(">I", data, at + 8 + length)
-        if crc != zlib.crc32(data[at + 4 : at + 8 + length]) or (kind == b"IHDR") != (at == 8):
-            raise Refused("is a damaged PNG")
-        if kind == b"IHDR":
-            width, height = struct.unpack_from(">II", data, 16)
-            size = height, width
-        elif kind == b"acTL":
-            raise Refused("is an animated PNG")
-        elif kind == b"IEND":
-            return size
-        at += 12 + length

@@ -1,6 +1,8 @@
 """The Lesions table: one checked row per lesion."""
 
 import csv
+import itertools
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from jaxlesion.errors import InputError
 # model that sees one of them is told the answer.
 LABEL_SIDE_PREFIXES = ("lesion_id", "iddx_", "mel_", "tbp_lv_dnn_lesion_confidence")
 KEYS = ("isic_id", "patient_id", "target", "fold")
+FORMULA = re.compile(r"^[=+\-@]|[\x00-\x1f\x7f]")  # what a spreadsheet would compute
+MAX_HEADER = 2**20  # characters of the first line
 MAX_COLUMNS = 10_000  # the competition's file has 55; pandas takes seconds for 100,000
 CHUNK = 20_000  # rows whose text is in memory at a time: that of a whole table takes three times its size
 
@@ -49,13 +53,18 @@ def read_table(path: Path, required: Sequence[str], columns: Collection[str] | N
         columns: all that are wanted, as far as they are there; None for every column.
 
     Raises:
-        InputError: no such file, not a CSV, a missing or doubled column, or a malformed id.
+        InputError: no such file, not a CSV, a missing or doubled column, a malformed id, or a patient_id or model
+            that a spreadsheet would take for a formula.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of a CSV with the column {required[0]}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file))
+            lines = iter(lambda: file.readline(MAX_HEADER), "")
+            first = next(lines)
+            if len(first) == MAX_HEADER:
+                raise InputError(f"{path}: has a first line of over {MAX_HEADER:,} characters; is it a CSV?")
+            header = next(csv.reader(itertools.chain([first], lines)))
         if len(header) > MAX_COLUMNS:
             raise InputError(f"{path}: has {len(header):,} columns, where at most {MAX_COLUMNS:,} are read")
         table = _read_csv(path, columns)
@@ -73,6 +82,12 @@ def read_table(path: Path, required: Sequence[str], columns: Collection[str] | N
             raise InputError(
                 f"{path}: line {row + 2}: isic_id {shown(isic_id)} "
                 "is not 1 to 64 of A-Z a-z 0-9 _ . -, letter or digit first"
+            )
+    for column in ("patient_id", "model"):  # text that is written into other tables
+        if column in table and (bad := [cell for cell in table[column].dropna().unique() if FORMULA.search(cell)]):
+            row = int((table[column] == bad[0]).to_numpy(bool).argmax())
+            raise InputError(
+                f"{path}: line {row + 2}: {column} {shown(bad[0])} begins like a formula or has control characters"
             )
     return table
 

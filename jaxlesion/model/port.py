@@ -27,6 +27,7 @@ LEAVES = {
     ("batch_stats", "mean"): "running_mean",
     ("batch_stats", "var"): "running_var",
 }
+MAX_BYTES = 2**30  # of a file of weights; those of the largest variant are 52 MB
 COUNTER = "num_batches_tracked"  # torch's counter beside each running_mean: of no use here
 
 
@@ -132,6 +133,8 @@ def _few(names: Iterable[str], most: int = 3) -> str:
 def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Read every tensor of a safetensors file. Raises InputError, naming the file, where it cannot be read."""
     try:
+        if (size := os.path.getsize(path)) > MAX_BYTES:
+            raise OSError(f"it has {size:,} bytes, where at most {MAX_BYTES:,} are read")
         return load_file(path)
     except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: a dtype numpy has not
         reason = " ".join(str(error).split())

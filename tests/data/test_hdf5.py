@@ -1,6 +1,7 @@
 """Every way to lay bytes in an HDF5 file reads the same; whatever leads out of the file is refused by name."""
 
 import os
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlesion.data import hdf5
-from jaxlesion.data.hdf5 import index_hdf5, kept_index
+from jaxlesion.data.hdf5 import MAX_CHUNKS, index_hdf5, kept_index
 from jaxlesion.data.images import MAX_BYTES, open_images
 from jaxlesion.errors import InputError
 
@@ -42,7 +43,22 @@ def add_chunked(file):
 
 
 def add_compressed(file):
-    file.create_dataset("x", data=np.frombuffer(IMAGE, np.uint8), compression="gzip", shuffle=True, fletcher32=True)
+    file.create_dataset("x", data=np.frombuffer(IMAGE, np.uint8), compression="gzip", shuffle=True)
+
+
+def add_compressed_text(file):
+    file.create_dataset("x", data=np.array([IMAGE[:512], IMAGE[512:1024], IMAGE[1024:]]), chunks=(2,), compression=1)
+
+
+def add_shuffled(file):
+    file.create_dataset("x", data=np.frombuffer(IMAGE, np.uint8), chunks=(1000,), shuffle=True)
+
+
+def add_chunk_left_as_it_is(file):
+    """HDF5 leaves a filter out of a chunk where it does not pay."""
+    image = np.frombuffer(IMAGE, np.uint8)
+    dataset = file.create_dataset("x", image.shape, np.uint8, chunks=image.shape, compression="gzip", shuffle=True)
+    dataset.id.write_direct_chunk((0,), IMAGE, filter_mask=2)
 
 
 def add_compact(file):
@@ -61,7 +77,10 @@ def add_hard_link(file):
     file["x"] = file["folder/original"]
 
 
-READABLE = [add_plain, add_opaque, add_uint8, add_chunked, add_compressed, add_compact, add_utf8, add_hard_link]
+READABLE = [
+    *(add_plain, add_opaque, add_uint8, add_chunked, add_compressed, add_compressed_text, add_shuffled),
+    *(add_chunk_left_as_it_is, add_compact, add_utf8, add_hard_link),
+]
 
 
 @pytest.mark.parametrize("userblock", [0, 512])
@@ -157,6 +176,93 @@ def add_huge_chunk(file, secret):
     file.create_dataset("x", (100,), np.uint8, maxshape=(None,), chunks=(2**31,), compression="gzip")
 
 
+def add_array_of_references(file, secret):
+    file["y"] = np.bytes_(SECRET)
+    file["x"] = np.array([file["y"].ref], h5py.ref_dtype)
+
+
+def add_region_reference(file, secret):
+    file["y"] = np.frombuffer(SECRET, np.uint8)
+    file["x"] = np.array([file["y"].regionref[2:5]], h5py.regionref_dtype)
+
+
+def add_link_to_itself(file, secret):
+    file["x"] = h5py.SoftLink("/x")
+
+
+def add_link_to_nothing(file, secret):
+    file["x"] = h5py.SoftLink("/absent")
+
+
+def add_external_link_to_a_device(file, secret):
+    file["x"] = h5py.ExternalLink("/dev/zero", "/x")
+
+
+def add_group_in_itself(file, secret):
+    file["x"] = file["/"]
+
+
+def add_bytes_of_any_length(file, secret):
+    file.create_dataset("x", (1,), h5py.vlen_dtype(np.uint8))[0] = np.frombuffer(SECRET, np.uint8)
+
+
+def add_compound(file, secret):
+    file["x"] = np.zeros(3, [("a", np.uint8), ("b", np.uint8)])
+
+
+def add_enumeration(file, secret):
+    file["x"] = np.zeros(3, bool)
+
+
+def add_array_type(file, secret):
+    file.create_dataset("x", (2,), "(4,)u1")
+
+
+def add_other_compression(file, secret):
+    file.create_dataset("x", data=np.zeros(1000, np.uint8), compression="lzf")
+
+
+def add_checksums(file, secret):
+    file.create_dataset("x", data=np.zeros(1000, np.uint8), fletcher32=True)
+
+
+def add_compressed_twice(file, secret):
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((100,))
+    properties.set_deflate(9)
+    properties.set_deflate(9)
+    space = h5py.h5s.create_simple((100,))
+    h5py.h5d.create(file.id, b"x", h5py.h5t.STD_U8LE, space, properties).write(space, space, np.zeros(100, np.uint8))
+
+
+def add_shuffled_text(file, secret):
+    file.create_dataset("x", data=np.array([SECRET] * 2), chunks=(2,), compression="gzip", shuffle=True)
+
+
+def add_tiny_chunks(file, secret):
+    file.create_dataset("x", data=np.zeros(MAX_CHUNKS + 1, np.uint8), chunks=(1,))
+
+
+def bomb(megabytes: int) -> bytes:
+    packed = zlib.compressobj(1)
+    return b"".join(packed.compress(bytes(2**20)) for _ in range(megabytes)) + packed.flush()
+
+
+def add_compressed_bomb(file, secret):
+    """200 KB that HDF5 inflates to 200 MB, though the dataset and its chunk say 1 MiB."""
+    dataset = file.create_dataset("x", (2**20,), np.uint8, chunks=(2**20,), compression="gzip")
+    dataset.id.write_direct_chunk((0,), bomb(200))
+
+
+def add_chunk_that_is_short(file, secret):
+    dataset = file.create_dataset("x", (1000,), np.uint8, chunks=(1000,), compression="gzip")
+    dataset.id.write_direct_chunk((0,), zlib.compress(bytes(999)))
+
+
+def add_chunks_never_written(file, secret):
+    file.create_dataset("x", (1000,), np.uint8, chunks=(100,))[:500] = 1
+
+
 REFUSED = {
     add_soft_link: "link",
     add_external_link: "link",
@@ -175,6 +281,27 @@ REFUSED = {
     add_huge: "over 33554432 bytes",
     add_huge_claim: "over 33554432 bytes",
     add_huge_chunk: "too large a chunk",
+    add_array_of_references: "not bytes",
+    add_region_reference: "not bytes",
+    add_link_to_itself: "link",
+    add_link_to_nothing: "link",
+    add_external_link_to_a_device: "link",
+    add_group_in_itself: "not a dataset",
+    add_bytes_of_any_length: "not bytes",
+    add_compound: "not bytes",
+    add_enumeration: "not bytes",
+    add_array_type: "not bytes",
+    add_other_compression: "otherwise than by gzip",
+    add_checksums: "otherwise than by gzip",
+    add_compressed_twice: "otherwise than by gzip",
+    add_shuffled_text: "otherwise than by gzip",
+    add_tiny_chunks: "too many chunks",
+}
+# What shows only when the image is read.
+REFUSED_IN_READING = {
+    add_compressed_bomb: "damaged chunk",
+    add_chunk_that_is_short: "damaged chunk",
+    add_chunks_never_written: "less than it claims",
 }
 
 
@@ -193,6 +320,28 @@ def test_what_leads_astray_is_refused_by_name_and_spares_the_rest(tmp_path, add)
         source.require(["good"])
         refused(lambda: source.read("x"), str(path), "image x ", REFUSED[add])
         refused(lambda: source.require(["good", "x"]), "image x ", REFUSED[add])
+
+
+def most_resident() -> int:
+    """In bytes, of this process."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
+
+
+@pytest.mark.parametrize("add", REFUSED_IN_READING)
+def test_what_shows_in_reading_is_refused_by_name_and_takes_no_memory(tmp_path, add):
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        add(file, tmp_path)
+        file["good"] = np.bytes_(IMAGE)
+    with open_images(path) as source:
+        source.require(["good", "x"])
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # from here on the most memory counts (Linux)
+        resident = most_resident()
+        refused(lambda: source.read("x"), str(path), "image x ", REFUSED_IN_READING[add])
+        assert most_resident() - resident < 50e6
+        assert source.read("good") == IMAGE
 
 
 def test_keys_that_are_no_ids_are_left_out(tmp_path):
@@ -215,6 +364,21 @@ def test_a_link_put_in_after_opening_is_not_followed(tmp_path):
         with h5py.File(path, "w") as file:
             file["x"] = h5py.ExternalLink("elsewhere.hdf5", "/secret")
         refused(lambda: source.read("x"), "image x ", "link")
+
+
+@pytest.mark.parametrize("add", [add_plain, add_chunked, add_compressed, add_compact])
+def test_cut_short_after_opening_it_is_refused_and_the_process_lives(tmp_path, add):
+    """A memory map would end the process by a signal: the page that was read is no longer there."""
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        file["before"] = np.zeros(100_000, np.uint8)
+        add(file)
+    with open_images(path) as source:
+        assert source.read("x") == IMAGE
+        with open(path, "r+b") as file:
+            file.truncate(1000)
+        refused(lambda: source.read("x"), str(path), "image x ", "replace it")
+        refused(lambda: source.read("before"), str(path), "image before ", "replace it")
 
 
 def test_damage_within_compressed_data_is_named(tmp_path):

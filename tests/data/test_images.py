@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from jaxlesion.data import images
+from jaxlesion.data.headers import MAX_PIXELS, MAX_PIXELS_IN_SCANS, MAX_SCANS
 from jaxlesion.data.ids import valid_id
-from jaxlesion.data.images import MAX_BYTES, MAX_SCANS, decode, open_images, resize
+from jaxlesion.data.images import MAX_BYTES, check, decode, open_images, resize
 from jaxlesion.errors import InputError
 
 CROPS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "slice3d" / "train-image.hdf5"
@@ -132,7 +133,10 @@ def test_a_folder_lists_its_images_alone(tmp_path, jpeg, png):
         refused(lambda: source.read("d"), "has no image 'd'")
 
 
-@pytest.mark.parametrize("isic_id", ["../outside", "..", "/etc/passwd", "sub/inside", ""])
+@pytest.mark.parametrize(
+    "isic_id",
+    ["../outside", "..", ".", "/etc/passwd", "sub/inside", "sub\\inside", "good\0", "good.jpg/", "", "good\n"],
+)
 def test_an_id_is_no_path(tmp_path, jpeg, isic_id):
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
@@ -149,6 +153,7 @@ def test_links_stay_within_the_folder(tmp_path, jpeg):
     (folder / "sub" / "inside.jpg").write_bytes(jpeg)
     (tmp_path / "secret").write_bytes(SECRET)
     links = {"in": "sub/inside.jpg", "out": "../secret", "absolute": str(tmp_path / "secret"), "loop": "loop.jpg"}
+    links |= {"device": "/dev/zero", "standard_input": "/dev/stdin", "by_way_of": "sub/../../secret"}
     for name, target in (links | {"nowhere": "absent.jpg"}).items():
         (folder / f"{name}.jpg").symlink_to(target)
     (tmp_path / "other name").symlink_to(folder)
@@ -157,6 +162,9 @@ def test_links_stay_within_the_folder(tmp_path, jpeg):
         for name, reason in {
             "out": "leads out",
             "absolute": "leads out",
+            "device": "leads out",
+            "standard_input": "leads out",
+            "by_way_of": "leads out",
             "loop": "regular",
             "nowhere": "regular",
         }.items():
@@ -316,6 +324,36 @@ def test_changed_bytes_are_decoded_or_refused(request, kind, capfd):
             outcomes.add(str(error)[:13])
     assert outcomes == ({"image ISIC_1 "} if kind == "png" else {"decoded", "image ISIC_1 "})  # a PNG has check sums
     capfd.readouterr()  # libjpeg's remarks
+
+
+def test_what_needs_no_decoding_to_be_seen_is_seen_without(jpeg, png, monkeypatch):
+    for data in (jpeg, png):
+        check(data, "x")
+    bad = [b"", SECRET, jpeg[:-5], png[:-5], set_sof(jpeg, height=30000, width=30000)]
+    messages = []
+    for data in bad:
+        with pytest.raises(InputError) as caught:
+            decode(data, "ISIC_1")
+        messages.append(str(caught.value))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    for data, message in zip(bad, messages, strict=True):
+        refused(lambda data=data: check(data, "ISIC_1"), message)
+
+
+def test_as_many_pixels_as_memory_allows(jpeg, photo):
+    progressive = encode(".jpg", photo, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    at = progressive.index(b"\xff\xc2") + 5
+
+    def claiming(height: int) -> bytes:
+        return progressive[:at] + struct.pack(">HH", height, 5000) + progressive[at + 4 :]
+
+    check(set_sof(jpeg, height=MAX_PIXELS // 5000, width=5000), "x")
+    check(claiming(MAX_PIXELS_IN_SCANS // 5000), "x")
+    refused(lambda: check(set_sof(jpeg, height=MAX_PIXELS // 5000 + 1, width=5000), "x"), f"1 to {MAX_PIXELS} are")
+    refused(lambda: check(claiming(MAX_PIXELS_IN_SCANS // 5000 + 1), "x"), f"1 to {MAX_PIXELS_IN_SCANS} are")
+    apart = jpeg.index(b"\xff\xda") + 4  # a baseline JPEG whose first scan has one of three channels
+    several = jpeg[:apart] + b"\1" + jpeg[apart + 1 :]
+    refused(lambda: check(set_sof(several, height=4000, width=5000), "x"), f"1 to {MAX_PIXELS_IN_SCANS} are")
 
 
 # resizing

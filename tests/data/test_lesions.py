@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlesion.data.lesions import MAX_COLUMNS, feature_columns, is_label_side, read_lesions, read_table, shown
+from jaxlesion.data.lesions import (
+    MAX_COLUMNS,
+    MAX_HEADER,
+    feature_columns,
+    is_label_side,
+    read_lesions,
+    read_table,
+    shown,
+)
 from jaxlesion.errors import InputError
 
 HEADER = "isic_id,target,patient_id"
@@ -148,6 +156,17 @@ def test_the_columns_of_the_demo(demo):
         (b"\0" * 1000, ["isic_id is missing"]),
         (b"\x89HDF\r\n\x1a\n" + bytes(range(256)), ["not a readable CSV"]),
         (f"{HEADER},{'x' * 200_000}\na,0,p,1\n", ["not a readable CSV"]),
+        (f"{HEADER}{',x' * MAX_HEADER}", ["first line of over"]),
+        ("x" * 2 * MAX_HEADER, ["first line of over"]),
+        (f'"{"x" * 100}\n{"x" * 2 * MAX_HEADER}', ["not a readable CSV"]),
+        (f"{HEADER}\na,0,p\nb,1,\xe9\n".encode("latin-1"), ["not a readable CSV", "utf-8"]),
+        (f"{HEADER}\na,0,p\nb,1,=1+1\n", ["line 3", "patient_id '=1+1'", "formula"]),
+        (f"{HEADER}\na,0,+1\nb,1,q\n", ["line 2", "patient_id '+1'", "formula"]),
+        (f"{HEADER}\na,0,-1\nb,1,q\n", ["line 2", "patient_id '-1'", "formula"]),
+        (f"{HEADER}\na,0,p\nb,1,@SUM(A1)\n", ["line 3", "patient_id '@SUM(A1)'", "formula"]),
+        (f"{HEADER}\na,0,p\nb,1,\t=1\n", ["line 3", "patient_id", "formula"]),
+        (f"{HEADER}\na,0,p\nb,1,\x1b[2J\n", ["line 3", "patient_id", "control characters"]),
+        (f'{HEADER}\na,0,p\nb,1,"a\nb"\n', ["line 3", "patient_id", "control characters"]),
     ],
 )
 def test_one_line_says_what_and_where(read, tmp_path, content, parts):

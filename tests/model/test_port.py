@@ -4,7 +4,9 @@ The files in `golden/` were made by `experiments/port_parity.py --make-golden`.
 """
 
 import json
+import random
 import struct
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -14,7 +16,15 @@ import pytest
 
 from jaxlesion.errors import InputError
 from jaxlesion.model.efficientnet import HEAD, VARIANTS, EfficientNetV2
-from jaxlesion.model.port import from_timm, read_safetensors, timm_name, timm_shape, to_timm, write_safetensors
+from jaxlesion.model.port import (
+    MAX_BYTES,
+    from_timm,
+    read_safetensors,
+    timm_name,
+    timm_shape,
+    to_timm,
+    write_safetensors,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared" / "weights"
@@ -167,10 +177,23 @@ BAD = {
     "garbage": b"not a weight file at all",
     "huge header": struct.pack("<Q", 1 << 60),
     "no JSON": struct.pack("<Q", 4) + b"spam",
+    "no object": struct.pack("<Q", 2) + b"[]",
+    "no UTF-8": struct.pack("<Q", 4) + b"{\xff\xfe}",
+    "header beyond the file": struct.pack("<Q", 99) + b"{}",
+    "endless brackets": struct.pack("<Q", 100_000) + b"[" * 100_000,
+    "cut in its length": struct.pack("<Q", 2)[:5],
     "overlap": {"a": entry([2], 0, 8), "b": entry([2], 4, 12)},
     "hole": {"a": entry([1], 0, 4), "b": entry([1], 8, 12)},
     "short": {"a": entry([9], 0, 36)},
     "wrong size": {"a": entry([9], 0, 12)},
+    "backwards": {"a": entry([1], 4, 0), "b": entry([3], 0, 12)},
+    "negative offset": {"a": entry([3], -4, 8)},
+    "negative shape": {"a": entry([-3], 0, 12)},
+    "shape that overflows": {"a": entry([2**62, 4], 0, 0), "b": entry([3], 0, 12)},
+    "offset that overflows": {"a": entry([3], 0, 2**64)},
+    "more than is claimed": {"a": entry([1], 0, 4)},
+    "no dtype": {"a": entry([3], 0, 12, dtype="O")},
+    "no entry": {"a": None, "b": entry([3], 0, 12)},
     "odd dtype": {"a": entry([12], 0, 12, dtype="F8_E8M0")},
 }
 
@@ -185,6 +208,30 @@ def test_bad_files_are_refused_by_name(tmp_path, case):
     with pytest.raises(InputError, match=r"bad\.safetensors: not a readable safetensors file") as error:
         read_safetensors(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_changed_header_is_weights_or_one_line(tmp_path):
+    good, luck, path = (GOLDEN / "state.safetensors").read_bytes(), random.Random(0), tmp_path / "bad.safetensors"
+    (length,), outcomes, like = struct.unpack_from("<Q", good), Counter(), template(MODEL)
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(luck.randint(1, 3)):
+            data[luck.randrange(8 + length)] = luck.choice(b'\0\xff"9-{[,: ')
+        path.write_bytes(data if luck.random() < 0.9 else data[: luck.randrange(len(data))])
+        try:
+            from_timm(read_safetensors(path), like)
+            outcomes["taken"] += 1
+        except InputError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - the other outcome is weights
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 200
+
+
+def test_a_file_larger_than_any_weights_is_not_read(tmp_path):
+    with open(tmp_path / "bad.safetensors", "wb") as file:
+        file.truncate(MAX_BYTES + 1)  # a hole: takes no room on the disk
+    with pytest.raises(InputError, match="at most"):
+        read_safetensors(tmp_path / "bad.safetensors")
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
