@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from jaxlesion.distributed import from_first, index
 from jaxlesion.errors import InputError
 from jaxlesion.files import remove_left_over, sha256, write_atomic
 
@@ -22,7 +23,10 @@ METRIC = "metric"
 
 
 class Checkpoints:
-    """The checkpoints in one folder, for one writer. Use as a context manager: leaving waits for what is being saved.
+    """The checkpoints in one folder, for one run. Use as a context manager: leaving waits for what is being saved.
+
+    Of several processes, which all see the folder, each calls the same methods at the same steps: Orbax saves from
+    all, and the first one alone tidies up and keeps the checksums.
 
     Args:
         folder: made when it does not exist, unless read-only.
@@ -35,10 +39,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, read_only: bool = False):
         self.folder, self.read_only = folder.resolve(), read_only
-        if not read_only:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._empty_trash()
-        self._set_damaged_aside()
+        if read_only:
+            self._set_damaged_aside()
+        else:
+            from_first(self._tidy)
         self.thread, self.saving, self.failed = ThreadPoolExecutor(1, "checkpoint"), None, False
         keep = policies.AnyPreservationPolicy(
             [
@@ -61,6 +65,11 @@ class Checkpoints:
             ),
             item_names=("state",),
         )
+
+    def _tidy(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._empty_trash()
+        self._set_damaged_aside()
 
     def save(self, state: Any, *, metric: float | None = None) -> None:
         """Save the state under its `step`. The arrays are copied before this returns, the files follow.
@@ -93,6 +102,8 @@ class Checkpoints:
     def _finish(self, step: int) -> None:
         """Once the files are there: sum them up, and free the space of what was dropped for them."""
         self.manager.wait_until_finished()
+        if index() > 0:
+            return
         lines = [f"{sha256(path)}  {path.relative_to(self.folder)}\n" for path in _files(self.folder / str(step))]
         (self.folder / CHECKSUMS).mkdir(exist_ok=True)
         remove_left_over(self.folder / CHECKSUMS)
@@ -138,7 +149,7 @@ class Checkpoints:
                 f"{self.folder}: a checkpoint is damaged ({what}); put the file back, or train the fold anew"
             )
         for step, what in bad.items():
-            warnings.warn(f"{what}; step {step} is set aside in {DAMAGED}", stacklevel=3)
+            warnings.warn(f"{what}; step {step} is set aside in {DAMAGED}", stacklevel=5)
             (self.folder / DAMAGED).mkdir(exist_ok=True)
             if (self.folder / str(step)).is_dir():
                 shutil.rmtree(self.folder / DAMAGED / str(step), ignore_errors=True)

@@ -12,7 +12,7 @@ from typing import TypeVar
 import tyro
 
 from jaxlesion import config as configuration
-from jaxlesion.config import EXCLUSIVE, TrainConfig, flag
+from jaxlesion.config import EXCLUSIVE, DistributedConfig, TrainConfig, flag
 from jaxlesion.errors import InputError
 from jaxlesion.runs import Run
 
@@ -71,7 +71,8 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
     if run is not None:
         started = {int(p.parent.name.removeprefix("fold_")) for p in run.folder.glob("fold_*/checkpoints")}
         fold = run.config.fold if run.config.fold == "all" else tuple(sorted({*run.config.fold, *started}))
-        base = configuration.replace(run.config, {"fold": fold, "run_dir": run.folder, "resume": False})
+        anew = {"fold": fold, "run_dir": run.folder, "resume": False, "distributed": DistributedConfig()}
+        base = configuration.replace(run.config, anew)
     else:
         names = configuration.PRESETS
         if early.preset is not None and early.preset not in names:

@@ -141,6 +141,24 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes, on one host or many, that train as one. Each is given the same options but its index."""
+
+    coordinator: str | None = None
+    """HOST:PORT of the first process, as the others reach it; needs --distributed.processes and --distributed.index."""
+    processes: int | None = None
+    """How many there are."""
+    index: int | None = None
+    """Number of this one, from 0."""
+    launcher: bool = True
+    """Join the processes that SLURM, Open MPI or a Kubernetes job has started, without the three options above."""
+    start_seconds: int = 300
+    """How long they wait for each other at the start."""
+    heartbeat_seconds: int = 100
+    """After so long without a sign of life from one, the others end."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train an image classifier on skin lesion crops, fold by fold, and predict each held-out fold."""
 
@@ -165,10 +183,11 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
 
 # What a later command may choose anew without making it another run.
-NOT_IDENTITY = ("fold", "data_dir", "run_dir", "resume", "checkpoint")
+NOT_IDENTITY = ("fold", "data_dir", "run_dir", "resume", "checkpoint", "distributed")
 NOT_IDENTITY_DATA = ("workers", "cache", "cache_gib", "on_device")  # of `data`: they change no pixel
 
 # Options that replace one another: giving one on the command line unsets the other.
@@ -257,14 +276,35 @@ def check(config: TrainConfig) -> None:
         "optim.pos_weight": (0 < config.optim.pos_weight < math.inf, "above 0, and finite"),
         "optim.ema": (config.optim.ema is None or 0 < config.optim.ema < 1, "in (0, 1)"),
         "checkpoint.every_minutes": (config.checkpoint.every_minutes > 0, "above 0"),
+        "distributed.start_seconds": (config.distributed.start_seconds >= 1, "at least 1"),
+        "distributed.heartbeat_seconds": (config.distributed.heartbeat_seconds >= 1, "at least 1"),
     }
     for name, (holds, wanted) in rules.items():
         if not holds:
             raise InputError(f"{flag(name)} must be {wanted}, not {lookup(config, name)}")
+    _check_distributed(config.distributed)
     if config.model.freeze and config.weights == "none":
         raise InputError(
             "--model.freeze trains a classifier on the backbone's features: random weights have none to offer"
         )
+
+
+def _check_distributed(config: DistributedConfig) -> None:
+    given = (config.coordinator, config.processes, config.index)
+    if given == (None, None, None):
+        return
+    if None in given:
+        raise InputError(
+            "--distributed.coordinator, --distributed.processes and --distributed.index go together: "
+            "give all three, or none under a launcher"
+        )
+    host, _, port = config.coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise InputError(f"--distributed.coordinator must be HOST:PORT, not {config.coordinator}")
+    if config.processes < 1:
+        raise InputError(f"--distributed.processes must be at least 1, not {config.processes}")
+    if not 0 <= config.index < config.processes:
+        raise InputError(f"--distributed.index must be 0 to {config.processes - 1}, not {config.index}")
 
 
 def flag(name: str) -> str:

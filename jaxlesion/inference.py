@@ -19,10 +19,11 @@ from jaxlesion.data.batch import Batch
 from jaxlesion.data.layout import Dataset
 from jaxlesion.data.loader import Batches
 from jaxlesion.data.predictions import concatenate, predictions_table
+from jaxlesion.distributed import count, gather
 from jaxlesion.errors import InputError
 from jaxlesion.loop import predict_batches
 from jaxlesion.runs import Run
-from jaxlesion.sharding import data_mesh, put_on, replicated, use_cores
+from jaxlesion.sharding import at_hand, data_mesh, here, put_on, replicated, use_cores
 from jaxlesion.state import Variables, abstract_state, build_model
 from jaxlesion.steps import Step, make_predict_step
 
@@ -60,7 +61,13 @@ def restore_variables(run: Run, fold: int, which: Which = "last", mesh: Mesh | N
 
 
 def decode_ahead(batches: Batches, rows: np.ndarray, *, again: bool) -> None:
-    """Fill the cache, where there is one and it pays, with a progress bar; `again` as in `Batches.to_cache`."""
+    """Fill the cache, where there is one and it pays, with a progress bar; `again` as in `Batches.to_cache`.
+
+    Several processes read what is in it, and decode the rest when it is wanted: none needs all images, and a mapped
+    file that several hosts write to at once is not safe.
+    """
+    if count() > 1:
+        return
     if ids := batches.to_cache(rows, again=again):
         with Meter("decoding", len(ids)) as meter:
             batches.cache.fill(ids, batches.decoded, batches.config.workers, lambda n: meter.tick(steps=n))
@@ -74,10 +81,16 @@ def predict_rows(
     mesh: Mesh,
     title: str,
 ) -> np.ndarray:
-    """What `step` gives for every row, such as its probability [n], with a progress bar."""
+    """What `step` gives for every row, such as its probability [n], with a progress bar.
+
+    Of several processes each predicts its share of every batch on its own devices, without a word to the others,
+    and all get the whole.
+    """
     decode_ahead(batches, rows, again=False)
+    variables, put = at_hand(mesh, variables), put_on(here(mesh))
     with Meter(title, len(rows)) as meter:
-        return predict_batches(step, variables, batches.plain(rows), put_on(mesh), lambda n: meter.tick(steps=n))
+        mine = predict_batches(step, variables, batches.plain(rows), put, lambda n: meter.tick(steps=n * count()))
+    return gather(mine, len(rows), batches.config.batch_size)
 
 
 def finished_folds(run: Run) -> list[int]:

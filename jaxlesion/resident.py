@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlesion.data.batch import Batch
-from jaxlesion.sharding import put_on, replicated
+from jaxlesion.sharding import everywhere, here, put_on
 
 
 def wanted(choice: Literal["auto", "yes", "no"], size: int, mesh: Mesh) -> bool:
@@ -18,7 +18,7 @@ def wanted(choice: Literal["auto", "yes", "no"], size: int, mesh: Mesh) -> bool:
     `auto`: on accelerators, when they take under a quarter of a device's memory. A CPU's memory is the
     host's: nothing is gained.
     """
-    device = mesh.devices.flat[0]
+    device = here(mesh).devices.flat[0]
     if choice != "auto" or device.platform == "cpu":
         return choice == "yes"
     limit = (device.memory_stats() or {}).get("bytes_limit", 0)
@@ -26,14 +26,15 @@ def wanted(choice: Literal["auto", "yes", "no"], size: int, mesh: Mesh) -> bool:
 
 
 def resident(images: np.ndarray, rows: np.ndarray, mesh: Mesh) -> Callable[[Batch], Batch]:
-    """Put the images on every device and return what turns a host batch without images into a device batch.
+    """Put the images on every device here and return what turns a host batch without images into a device batch.
 
     Args:
         images: uint8 [n, h, w, 3].
         rows: [n] the row of the table that each image belongs to.
-        mesh: what batches are split over.
+        mesh: what batches are split over; of several processes, each has its share on its own devices.
     """
-    held = jax.device_put(images, replicated(mesh))
+    mesh = here(mesh)
+    held = everywhere(mesh, images)
     index = np.full(int(rows.max()) + 1, -1, np.int32)
     index[rows] = np.arange(len(rows))
     split = put_on(mesh)

@@ -140,13 +140,12 @@ class Run:
 
     def check_same(self, config: TrainConfig, data: dict[str, str]) -> None:
         """Refuse to go on with another configuration or other data, naming the first difference."""
-        ours, theirs = (_flat(configuration.identity(c)) for c in (self.config, config))
-        for name, value in ours.items():
-            if theirs[name] != value:
-                raise InputError(
-                    f"{self.folder} was trained with {configuration.flag(name)} {value}, not {theirs[name]}: "
-                    "leave that option out, or give another --run-dir"
-                )
+        if (differs := difference(self.config, config)) is not None:
+            option, ours, theirs = differs
+            raise InputError(
+                f"{self.folder} was trained with {option} {ours}, not {theirs}: "
+                "leave that option out, or give another --run-dir"
+            )
         self.check_data(data)
 
     def check_data(self, data: dict[str, str]) -> None:
@@ -205,6 +204,12 @@ class Run:
                 f"{self.folder} has no calibration.json: train a fold to its end, or write it by train --resume"
             )
         return calibration.from_dict(_read_json(path), str(path))
+
+
+def difference(a: TrainConfig, b: TrainConfig) -> tuple[str, Any, Any] | None:
+    """The first option that makes them different runs, and its values; None if they are the same."""
+    ours, theirs = (_flat(configuration.identity(c)) for c in (a, b))
+    return next(((configuration.flag(k), v, theirs[k]) for k, v in ours.items() if theirs[k] != v), None)
 
 
 def make_manifest(

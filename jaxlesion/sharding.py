@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -34,22 +36,66 @@ def _divisor(number: int, most: int) -> int:
 
 
 def data_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices, or of those given; of cores only as many as split the batch evenly.
+    """A mesh of all devices of all processes, or of those given; of cores only as many as split the batch evenly.
 
     Raises:
-        InputError: the batch cannot be split evenly between accelerators.
+        InputError: the batch cannot be split evenly between accelerators, or cores of several processes.
     """
-    devices = jax.devices() if devices is None else devices
+    if devices is None:  # a process has neighbours of them, and so a contiguous share of each batch
+        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+        if len(set(Counter(d.process_index for d in devices).values())) > 1:
+            raise InputError("the processes of this run have different numbers of devices: give each the same")
     if devices[0].platform == "cpu" and jax.process_count() == 1:
         devices = devices[: _divisor(batch_size, len(devices))]
     if batch_size % len(devices):
         raise InputError(f"--data.batch-size {batch_size} is not a multiple of the {len(devices)} devices")
-    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
+    return _mesh(devices)
+
+
+def _mesh(devices: list[jax.Device]) -> Mesh:
+    return Mesh(np.array(devices), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def here(mesh: Mesh) -> Mesh:
+    """The mesh of this process's devices among those of `mesh`: all, where it is the only one."""
+    mine = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    return mesh if len(mine) == mesh.size else _mesh(mine)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, P())
+
+
+def everywhere(mesh: Mesh, tree: Any) -> Any:
+    """Host arrays, the same in every process, on every device of the mesh."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x)), tree)
+
+
+def at_hand(mesh: Mesh, tree: Any) -> Any:
+    """Arrays that are on every device of the mesh, as arrays of this process's devices alone; nothing is copied."""
+    if (mine := here(mesh)) is mesh:
+        return tree
+
+    def view(x: jax.Array) -> jax.Array:
+        shards = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, replicated(mine), shards)
+
+    return jax.tree.map(view, tree)
+
+
+def joined_over(mesh: Mesh, batch: Any) -> Any:
+    """Batches that each process has split over its own devices, as one global batch; nothing is copied."""
+    mine = here(mesh)
+    if mine is mesh:
+        return batch
+    split, times = NamedSharding(mesh, P(DATA)), mesh.size // mine.size
+
+    def join(x: jax.Array) -> jax.Array:
+        shards = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays((len(x) * times, *x.shape[1:]), split, shards)
+
+    return jax.tree.map(join, batch)
 
 
 def put_on(mesh: Mesh) -> Callable[[Any], Any]:

@@ -27,11 +27,6 @@ class StopSignal:
         self.number: int | None = None
         self.waits = False
 
-    def check(self) -> None:
-        """Raise Stopped if there was a signal."""
-        if self.number is not None:
-            raise Stopped(self.number)
-
     def _receive(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if not self.waits or self.number is not None:

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,20 @@ import pandas as pd
 from jaxlesion import config as configuration
 from jaxlesion.cli import arguments, parse_train
 from jaxlesion.compilation import keep_compiled
-from jaxlesion.config import TrainConfig
-from jaxlesion.console import print_figures, run_program, say
+from jaxlesion.config import DistributedConfig, TrainConfig
+from jaxlesion.console import console, print_figures, run_program, say
 from jaxlesion.data.folds import assign, subset, training_rows
 from jaxlesion.data.images import check
 from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
 from jaxlesion.data.loader import open_batches, steps_per_epoch
 from jaxlesion.data.predictions import write_predictions
+from jaxlesion.distributed import count, ended_together, first_alone, from_first, in_turn, index, joined
 from jaxlesion.errors import InputError
 from jaxlesion.evaluate import PRIOR_NOTE
 from jaxlesion.figures import How, drawn_by, figures_of_run
 from jaxlesion.files import sha256
 from jaxlesion.inference import lesions_of
-from jaxlesion.runs import Run, make_manifest
+from jaxlesion.runs import FoldDir, Run, difference, make_manifest
 from jaxlesion.sharding import use_cores
 from jaxlesion.signals import StopSignal
 from jaxlesion.state import build_model
@@ -35,37 +37,88 @@ DEMO_NOTE = "The figures of drawn lesions mean nothing clinically."
 
 
 def train(config: TrainConfig) -> Run:
-    """Train the wanted folds of a run, new or existing.
+    """Train the wanted folds of a run, new or existing, as one of several processes where there are such.
 
     Raises:
         InputError: whatever about the data, the weights or the run the caller must put right.
     """
+    with joined(config.distributed), _first_alone_prints():
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> Run:
     keep_compiled()
-    config = locate(config)
-    use_cores(config.data.batch_size)
+    with in_turn():
+        config = locate(config)
+    config = agreed(config)
+    use_cores(config.data.batch_size // count())
+    if count() > 1:
+        jax.devices()  # starts JAX, here where all processes are: it waits for them, and not for long
     say(json.dumps(configuration.to_dict(config), indent=2))
-    weights = find_weights(config.weights, config.model.variant)
+    with in_turn():
+        weights = find_weights(config.weights, config.model.variant)
     dataset = open_dataset(config.data_dir)
     if dataset.unused_images:
         say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
     run, lesions = open_run(config, dataset, weights)
-    batches = open_batches(config.data, lesions, dataset, run.manifest["data"]["images"])
-    folds = wanted_folds(run, config)
+    with in_turn():
+        batches = open_batches(config.data, lesions, dataset, run.manifest["data"]["images"])
+    folds = from_first(lambda: wanted_folds(run, config))
     for fold in folds:
         fold_dir = run.fold(fold)
-        with fold_dir.lock(), StopSignal() as stop:
+        with _held(fold_dir), StopSignal() as stop:
             table = FoldTraining(config, fold, fold_dir, lesions, batches, weights, stop).run()
-            write_predictions(fold_dir.oof, table)
-            run.collect_oof()
-        for name, columns in figures_of_run(run, lesions, table).items():
-            by = f"[95% interval] by {How().draws:,} draws of {drawn_by(table)}s"
-            print_figures(name, columns, ["thresholded at 0.5", by, PRIOR_NOTE])
-    if not folds:
+            if index() == 0:
+                write_predictions(fold_dir.oof, table)
+                run.collect_oof()
+        if index() == 0:
+            report(run, lesions, table)
+    if not folds and index() == 0:
         run.collect_oof()  # folds may have come from another machine
     if config.preset == "demo":
         say(DEMO_NOTE)
     say(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")
     return run
+
+
+@contextmanager
+def _first_alone_prints() -> Iterator[None]:
+    console.quiet = index() > 0
+    try:
+        yield
+    finally:
+        console.quiet = False
+
+
+@contextmanager
+def _held(fold_dir: FoldDir) -> Iterator[None]:
+    """The lock of a fold, which the first process holds for all."""
+    with ExitStack() as stack:
+        from_first(lambda: stack.enter_context(fold_dir.lock()) and None)
+        yield
+
+
+def report(run: Run, lesions: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Print the figures of a fold that has been finished."""
+    for name, columns in figures_of_run(run, lesions, table).items():
+        by = f"[95% interval] by {How().draws:,} draws of {drawn_by(table)}s"
+        print_figures(name, columns, ["thresholded at 0.5", by, PRIOR_NOTE])
+
+
+def agreed(config: TrainConfig) -> TrainConfig:
+    """The configuration of this process with the first one's run, folds and saves.
+
+    Raises:
+        InputError: it would be another run.
+    """
+    if count() == 1:
+        return config
+    first = configuration.from_dict(from_first(lambda: configuration.to_dict(config)), "the first process")
+    if (differs := difference(first, config)) is not None:
+        option, theirs, ours = differs
+        raise InputError(f"{option} is {ours}, and {theirs} in process 0: give all processes the same options")
+    same = ("run_dir", "fold", "resume", "checkpoint", "data.on_device")
+    return configuration.replace(config, {name: configuration.lookup(first, name) for name in same})
 
 
 def locate(config: TrainConfig) -> TrainConfig:
@@ -86,14 +139,27 @@ def open_run(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tup
     """The run in `config.run_dir`, made if need be, and its lesions with their folds, in the run's order."""
     data = fingerprint(dataset)
     weights_sha = sha256(weights) if weights else None
-    if not (config.run_dir / "config.json").is_file():
+    with first_alone():
+        return _open_run(config, dataset, data, weights, weights_sha)
+
+
+def _open_run(
+    config: TrainConfig, dataset: Dataset, data: dict[str, str], weights: Path | None, weights_sha: str | None
+) -> tuple[Run, pd.DataFrame]:
+    new = not (config.run_dir / "config.json").is_file()
+    if new and index() > 0:
+        raise InputError(
+            f"{config.run_dir} is not there, but process 0 has made it: give a folder that all hosts share"
+        )
+    if new:
         lesions = assign(subset(dataset.lesions, config.data.max_records, config.data.seed), config.folds)
         check_trainable(config, lesions, weights)
         for isic_id in lesions["isic_id"].tolist():
             check(dataset.images.read(isic_id), isic_id)
         source = {"name": config.weights, "sha256": weights_sha}
         manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
-        Run.create(config.run_dir, config, lesions, manifest)
+        kept = configuration.replace(config, {"distributed": DistributedConfig()})  # the next start may be another
+        Run.create(config.run_dir, kept, lesions, manifest)
         say(f"a new run: {config.run_dir}")
     run = Run.open(config.run_dir)  # be it new: another process may have begun it at the same time, with other options
     run.check_same(config, data)
@@ -149,7 +215,8 @@ def wanted_folds(run: Run, config: TrainConfig) -> list[int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `python -m jaxlesion.train`."""
-    run_program(lambda: train(parse_train(arguments(argv))))
+    with ended_together():
+        run_program(lambda: train(parse_train(arguments(argv))))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -17,6 +16,7 @@ from jaxlesion.data.batch import Batch
 from jaxlesion.data.folds import training_rows, validation_rows
 from jaxlesion.data.loader import Batches, steps_per_epoch
 from jaxlesion.data.predictions import predictions_table
+from jaxlesion.distributed import Votes, compiled_first, from_first, gather, index, share
 from jaxlesion.errors import InputError
 from jaxlesion.inference import decode_ahead, predict_rows
 from jaxlesion.loop import NotFinite, predict_batches, train_batches
@@ -24,8 +24,8 @@ from jaxlesion.metrics import summary
 from jaxlesion.optim import make_optimiser
 from jaxlesion.resident import resident, wanted
 from jaxlesion.runs import FoldDir
-from jaxlesion.sharding import data_mesh, put_on, replicated
-from jaxlesion.signals import StopSignal
+from jaxlesion.sharding import at_hand, data_mesh, everywhere, joined_over, put_on, replicated
+from jaxlesion.signals import Stopped, StopSignal
 from jaxlesion.state import TrainState, abstract_state, build_model, create_state
 from jaxlesion.steps import make_feature_step, make_predict_step, make_train_step
 from jaxlesion.weights import initial_variables
@@ -46,16 +46,17 @@ class FoldTraining:
     ):
         self.stop = stop
         self.config, self.fold, self.dir, self.lesions, self.weights = config, fold, fold_dir, lesions, weights
-        self.batches = batches
+        self.batches = batches.shared(share(config.data.batch_size))
         self.training = training_rows(lesions, fold, config.sampling, config.data.seed)
         self.validation = validation_rows(lesions, fold, config.sampling, config.data.seed)
         self.steps = steps_per_epoch(self.training, config.data.batch_size)
         self.mesh = data_mesh(config.data.batch_size)
+        self.votes = Votes(self.mesh)
         self.model = build_model(config.model)
         self.optimiser = make_optimiser(config.optim)
         recipe, on_host = RECIPES[config.augment.recipe], config.augment.backend == "albumentations"
         self.host_recipe = recipe if on_host else None
-        self.train_step = make_train_step(
+        step = make_train_step(
             self.model,
             self.optimiser,
             config.optim,
@@ -63,6 +64,7 @@ class FoldTraining:
             recipe=RecipeSpec() if on_host else recipe,
             mesh=self.mesh,
         )
+        self.train_step = compiled_first(step)
         self.predict_step = make_predict_step(self.model)
 
     def run(self) -> pd.DataFrame:
@@ -73,15 +75,15 @@ class FoldTraining:
         with Checkpoints(self.dir.checkpoints) as checkpoints:
             state = self._start(checkpoints, begun)
             self._place(state)
-            records = self._records(int(state.step))
+            records = from_first(lambda: self._records(int(state.step)))
             while len(records) < self.config.epochs:
                 state, record = self._epoch(state, len(records), checkpoints)
                 records.append(record)
-                # Before the checkpoint, so that a saved epoch is never without its record.
-                self.dir.write_metrics(records)
+                if index() == 0:  # before the checkpoint, so that a saved epoch is never without its record
+                    self.dir.write_metrics(records)
                 auc = record["validation"]["roc_auc"]
                 checkpoints.save(state, metric=auc if np.isfinite(auc) else -1.0)
-                self.stop.check()
+                self._stop_if(self.votes.now(self.stop.number or 0))
             self.stop.waits = False
         rows = np.flatnonzero(self.lesions["fold"].to_numpy() == self.fold)
         title = f"fold {self.fold}: predicting the whole fold"
@@ -113,7 +115,8 @@ class FoldTraining:
         """Decide how batches come to the devices: with their images, or as rows of what the devices hold.
 
         Devices hold the training images where `--data.on-device` says so, and the features of training and
-        validation rows where the backbone is frozen and nothing is augmented: those never change.
+        validation rows where the backbone is frozen and nothing is augmented: those never change. Of several
+        processes each reads its share of them, and its devices hold all.
         """
         self.put, self.held, config = put_on(self.mesh), "nothing", self.config
         if config.model.freeze and config.augment.recipe == "none":
@@ -121,12 +124,17 @@ class FoldTraining:
             title = f"fold {self.fold}: features of the frozen backbone"
             step = make_feature_step(self.model)
             features = predict_rows(step, state.variables, self.batches, rows, self.mesh, title)
-            self.put, self.held = resident(features, rows, self.mesh), "features"
-        elif self.host_recipe is None and wanted(
-            config.data.on_device, len(self.training) * 3 * config.data.image_size**2, self.mesh
-        ):
+            self._hold(features, rows, "features")
+            return
+        size = len(self.training) * 3 * config.data.image_size**2
+        if self.host_recipe is None and from_first(lambda: wanted(config.data.on_device, size, self.mesh)):
             parts = [batch["image"][batch["mask"] > 0] for batch in self.batches.plain(self.training)]
-            self.put, self.held = resident(np.concatenate(parts), self.training, self.mesh), "images"
+            images = gather(np.concatenate(parts), len(self.training), config.data.batch_size)
+            self._hold(images, self.training, "images")
+
+    def _hold(self, arrays: np.ndarray, rows: np.ndarray, what: str) -> None:
+        self.put_here, self.held = resident(arrays, rows, self.mesh), what
+        self.put = lambda batch: joined_over(self.mesh, self.put_here(batch))
 
     def _training_batches(self, epoch: int, start: int) -> Iterable[Batch]:
         if self.held == "nothing":
@@ -135,13 +143,14 @@ class FoldTraining:
 
     def _validate(self, state: TrainState) -> np.ndarray:
         if self.held == "features":
-            batches = self.batches.unread(self.validation)
-            return predict_batches(self.predict_step, state.variables, batches, self.put)
+            batches, variables = self.batches.unread(self.validation), at_hand(self.mesh, state.variables)
+            mine = predict_batches(self.predict_step, variables, batches, self.put_here)
+            return gather(mine, len(self.validation), self.config.data.batch_size)
         title = f"fold {self.fold}: validating"
         return predict_rows(self.predict_step, state.variables, self.batches, self.validation, self.mesh, title)
 
     def _start(self, checkpoints: Checkpoints, begun: bool) -> TrainState:
-        if (last := checkpoints.step()) is not None:
+        if (last := from_first(checkpoints.step)) is not None:
             say(f"fold {self.fold}: going on from step {last}")
             return checkpoints.restore(last, abstract_state(self.config, replicated(self.mesh)))
         if (done := len(self.dir.metrics())) > 1:  # a first epoch may have been killed before its state was saved
@@ -159,7 +168,7 @@ class FoldTraining:
             create_state, static_argnames=("optimiser", "frozen", "ema"), out_shardings=replicated(self.mesh)
         )
         return create(
-            variables,
+            jax.tree.map(np.asarray, variables),
             self.optimiser,
             frozen=self.model.frozen,
             steps_per_epoch=self.steps,
@@ -171,20 +180,23 @@ class FoldTraining:
         """Finish epoch `epoch` (from 0), wherever the state stands in it, and validate."""
         start = int(state.step) - epoch * self.steps
         if start == 0:
-            state = state.replace(loss_sum=jax.device_put(jnp.zeros((), jnp.float32), replicated(self.mesh)))
+            state = state.replace(loss_sum=everywhere(self.mesh, np.zeros((), np.float32)))
         batches = self._training_batches(epoch, start)
         began = time.perf_counter()
         with Meter(f"fold {self.fold} epoch {epoch + 1}/{self.config.epochs}", self.steps, start, self._size) as meter:
-            clock = SaveClock(self.config.checkpoint.every_minutes, self.steps - start)
+            clock, told = SaveClock(self.config.checkpoint.every_minutes, self.steps - start), 0
 
             def due() -> bool:
+                nonlocal told
                 self.stop.waits = True  # from here on there is something to lose
+                # Whoever is told to stop, all save, at the same step, and so with the first one's clock.
+                told = self.votes(self.stop.number or int(clock() and index() == 0))
                 # After the last step, validating comes first: its figures go into the same checkpoint.
-                return clock() or (self.stop.number is not None and clock.left > 0)
+                return told > 0 and clock.left > 0
 
             def save(state: TrainState) -> None:
                 checkpoints.save(state)
-                self.stop.check()
+                self._stop_if(told)
 
             state = self._finite(
                 checkpoints,
@@ -194,22 +206,28 @@ class FoldTraining:
         prediction = self._validate(state)
         figures = summary(self.lesions["target"].to_numpy()[self.validation], prediction)
         loss = float(state.loss_sum) / self.steps
-        self.dir.add_timing(
-            {
-                "epoch": epoch + 1,
-                "steps": self.steps - start,
-                "first_step_seconds": meter.first[0] - began,  # traces, and compiles or loads what was compiled
-                "train_seconds": seconds,
-                "validation_seconds": time.perf_counter() - began - seconds,
-                "images_per_second": meter.rate,
-            }
-        )
+        if index() == 0:
+            self.dir.add_timing(
+                {
+                    "epoch": epoch + 1,
+                    "steps": self.steps - start,
+                    "first_step_seconds": meter.first[0] - began,  # traces, and compiles or loads what was compiled
+                    "train_seconds": seconds,
+                    "validation_seconds": time.perf_counter() - began - seconds,
+                    "images_per_second": meter.rate,
+                }
+            )
         say(
             f"fold {self.fold} epoch {epoch + 1}/{self.config.epochs}: loss {loss:.4f}  normalised validation: "
             f"AUC {figures['roc_auc']:.4f} pAUC {figures['pauc']:.4f} F1 {figures['malignant_f1']:.4f}  "
             f"({seconds:.0f} s, {meter.rate:.1f} img/s)"
         )
         return state, {"epoch": epoch + 1, "step": int(state.step), "loss": loss, "validation": figures}
+
+    def _stop_if(self, told: int) -> None:
+        """End if that is a signal; 1 only means that a save is due."""
+        if told > 1:
+            raise Stopped(told)
 
     @property
     def _size(self) -> int:
@@ -219,7 +237,8 @@ class FoldTraining:
         try:
             return train()
         except NotFinite as e:
-            ids, last = ", ".join(self.lesions["isic_id"].iloc[e.rows]), checkpoints.step()
+            size = self._size
+            ids, last = ", ".join(self.lesions["isic_id"].iloc[gather(e.rows, size, size)]), checkpoints.step()
             good = (
                 "no checkpoint had been saved" if last is None else f"the last good checkpoint is that of step {last}"
             )

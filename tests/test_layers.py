@@ -17,7 +17,7 @@ LAYERS = {
     "data.images data.duplicates data.isic2024 data.layout data.lesions data.loader data.metadata data.pipeline "
     "data.predictions data.shards figures subgroups runs",
     2: "model.__init__ model.blocks model.efficientnet model.port",
-    3: "state steps optim augment sharding resident loop checkpoint compilation weights gradcam",
+    3: "state steps optim augment sharding resident loop checkpoint compilation weights gradcam distributed",
     4: "train training evaluate predict knn duplicates report plots pictures inference api cli console",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from jaxlesion import train, training
-from jaxlesion.signals import StopSignal
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -60,9 +59,3 @@ with StopSignal() as stop:
     assert done.returncode == code
     assert done.stdout.splitlines() == [f"signal {k}" for k in range(signals)]
     assert done.stderr.splitlines()[-1].endswith("stopped at once")
-
-
-def test_without_a_signal_nothing_stops():
-    with StopSignal() as stop:
-        stop.waits = True
-        stop.check()

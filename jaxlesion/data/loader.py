@@ -5,8 +5,10 @@ place that knows mean and std. Recipes by Albumentations go through tf.data (`da
 everything else goes through threads, and needs no TensorFlow.
 """
 
+import copy
+import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,7 +61,14 @@ class Batches:
         cache: ImageCache | None = None,
     ):
         self.source, self.ids, self.config, self.cache = source, list(ids), config, cache
+        self.share = slice(0, config.batch_size)
         self.target = np.zeros(len(self.ids), np.float32) if target is None else np.asarray(target, np.float32)
+
+    def shared(self, share: slice) -> "Batches":
+        """The same batches, of which only these rows are loaded and given: other processes have the others."""
+        part = copy.copy(self)
+        part.share = share
+        return part
 
     def training(self, rows: np.ndarray, spec: RecipeSpec | None, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Shuffled batches `start`, `start` + 1, ... of one epoch.
@@ -75,7 +84,9 @@ class Batches:
             return self.plain(order)
         from jaxlesion.data.pipeline import augmented
 
-        return self._batches(order, augmented(order, self.image, spec, epoch, self.config))
+        mine = [row for part in self._parts(order) for row in part.tolist()]
+        config = dataclasses.replace(self.config, batch_size=self.share.stop - self.share.start)
+        return self._batches(order, augmented(np.array(mine), self.image, spec, epoch, config))
 
     def rows_only(self, rows: np.ndarray, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of `training` without their images, for a device that holds these already."""
@@ -87,7 +98,8 @@ class Batches:
 
     def plain(self, rows: np.ndarray) -> Iterator[Batch]:
         """Every row once, in the order given, resized only; the last batch is filled up with masked rows."""
-        return self._batches(rows, threaded(rows, self.image, self.config))
+        parts = (part for part in self._parts(rows) if len(part))
+        return self._batches(rows, threaded(parts, self.image, self.config.workers))
 
     def image(self, row: int) -> np.ndarray:
         """One decoded and resized image, uint8 [size, size, 3]."""
@@ -119,15 +131,20 @@ class Batches:
         size = self.config.batch_size
         return epoch_order(rows, self.config.seed, epoch)[start * size : steps_per_epoch(rows, size) * size]
 
-    def _batches(self, rows: np.ndarray, loaded: Iterator[np.ndarray] | None) -> Iterator[Batch]:
+    def _parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The rows of each batch that are loaded here."""
         size = self.config.batch_size
-        for start in range(0, len(rows), size):
+        return (rows[start : start + size][self.share] for start in range(0, len(rows), size))
+
+    def _batches(self, rows: np.ndarray, loaded: Iterator[np.ndarray] | None) -> Iterator[Batch]:
+        size, side = self.share.stop - self.share.start, self.config.image_size
+        for part in self._parts(rows):
             row = np.full(size, -1, np.int32)
-            row[: len(rows) - start] = rows[start : start + size]
+            row[: len(part)] = part
             mask = (row >= 0).astype(np.float32)
             batch = Batch(label=self.target[row] * mask, mask=mask, row=row)
             if loaded is not None:
-                images = next(loaded)
+                images = next(loaded) if len(part) else np.zeros((0, side, side, 3), np.uint8)
                 if len(images) < size:
                     images = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
                 batch["image"] = images
@@ -153,13 +170,12 @@ def open_batches(
     return Batches(dataset.images, ids, target, config, cache)
 
 
-def threaded(rows: np.ndarray, image: Callable[[int], np.ndarray], config: DataConfig) -> Iterator[np.ndarray]:
-    """`image` of every row, uint8 [<= batch, h, w, 3] at a time, loaded ahead by `config.workers` threads."""
-    size, ahead = config.batch_size, deque()
-    pool = ThreadPoolExecutor(config.workers)
+def threaded(parts: Iterable[np.ndarray], image: Callable[[int], np.ndarray], workers: int) -> Iterator[np.ndarray]:
+    """`image` of every row, uint8 [rows of a part, h, w, 3] at a time, loaded ahead by `workers` threads."""
+    ahead, pool = deque(), ThreadPoolExecutor(workers)
     try:
-        for start in range(0, len(rows), size):
-            ahead.append([pool.submit(image, row) for row in rows[start : start + size].tolist()])
+        for part in parts:
+            ahead.append([pool.submit(image, row) for row in part.tolist()])
             if len(ahead) > AHEAD:
                 yield np.stack([loaded.result() for loaded in ahead.popleft()])
         while ahead:
