@@ -2,9 +2,9 @@
 
     python interfered.py '{"log": "log", "at": "saving", "nth": 3, "delay": 0.1, "signal": 9}' train --data-dir ...
 
-Events: `start`; `opened`, the dataset is to be; `decoding`, `validating`, `predicting`; `step N rows...` done; `saving N`;
-`committed N`, its files are there, without checksums; `deleting N`, an old step was renamed into the trash; `unlinked F`
-from it; `idle` after a save; `renaming F`, a file is written and not yet renamed.
+Events: `start`; `opened`, the dataset is to be; `decoding`, `validating`, `predicting`; `step N rows...` done; `saving
+N`; `committed N`, its files are there, without checksums; `deleting N`, an old step was renamed into the trash;
+`unlinked F` from it; `idle` after a save; `renaming F`, a file is written and not yet renamed.
 
 At the nth event `at`, after `delay` seconds, there is the `signal`, or files get no larger than `room` bytes, or the
 disk of the folder `fill` becomes full, or the process waits for ever (`wait`). At step `nan` the loss becomes NaN.

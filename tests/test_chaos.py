@@ -43,11 +43,11 @@ def aim(number: int, luck: random.Random) -> dict[str, object]:
     ][number % 10]
 
 
-def moment(log: Path) -> str:
+def moment(log: Path, aimed_at: str) -> str:
     """What was under way when the process was killed."""
-    *_, (last, *about) = events(log)
-    if last == "renaming":
-        return f"renaming {about[0] if not about[0].endswith('.sha256') else 'checksums'}"
+    if aimed_at == "renaming":
+        name = events(log)[-1][1]
+        return f"renaming {'checksums' if name.endswith('.sha256') else name}"
     saves = [words[0] for words in events(log) if words[0] in ("saving", "committed", "deleting", "unlinked", "idle")]
     if not steps_done(log):
         return "before the first step"
@@ -77,7 +77,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(command, whole, t
             assert not errors
             if code:
                 kills += 1
-                fell[moment(log)] += 1
+                fell[moment(log, plan["at"])] += 1
             came_back = re.search(r"going on from step (\d+)", out)
             if steps_done(log) and not finished:
                 assert (int(came_back[1]) if came_back else None) == saved
