@@ -2,11 +2,12 @@
 
     python interfered.py '{"log": "log", "at": "saving", "nth": 3, "delay": 0.1, "signal": 9}' train --data-dir ...
 
-Events: `start`; `decoding`, `validating`, `predicting`; `step N rows...` done; `saving N`; `deleting N`, an old step
-was renamed into the trash; `unlinked F` from it; `idle` after a save; `renaming F`, a file is written and not yet
-renamed; `opened` the dataset. At the nth event `at`, after `delay` seconds, there is the `signal`, or files get no
-larger than `room` bytes, or the disk of the folder `fill` becomes full, or the process waits for ever (`wait`). At
-step `nan` the loss becomes NaN.
+Events: `start`; `opened`, the dataset is to be; `decoding`, `validating`, `predicting`; `step N rows...` done; `saving
+N`; `committed N`, its files are there, without checksums; `deleting N`, an old step was renamed into the trash;
+`unlinked F` from it; `idle` after a save; `renaming F`, a file is written and not yet renamed.
+
+At the nth event `at`, after `delay` seconds, there is the `signal`, or files get no larger than `room` bytes, or the
+disk of the folder `fill` becomes full, or the process waits for ever (`wait`). At step `nan` the loss becomes NaN.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -103,22 +105,24 @@ def fill(folder: Path) -> Path:
     return path
 
 
-def interfere() -> None:
+def interfere(program: str) -> None:
     """Put the events into the modules."""
-    from jaxlesion import evaluate, knn, predict, report, training
+    from jaxlesion import training
     from jaxlesion.checkpoint import TRASH, Checkpoints
 
-    replace, rename = os.replace, os.rename
     save, empty, train_batches = Checkpoints.save, Checkpoints._empty_trash, training.train_batches
 
-    def noted_replace(source, target, **options):
-        happens("renaming", Path(target).name)
-        replace(source, target, **options)
+    def noted(move):
+        def moved(source, target, **options):
+            path = Path(target)
+            step = path.name.isdecimal()
+            if not step:
+                happens("renaming", path.name)
+            move(source, target, **options)
+            if step:
+                happens("deleting" if TRASH in path.parts else "committed", path.name)
 
-    def noted_rename(source, target, **options):
-        rename(source, target, **options)
-        if TRASH in Path(target).parts:
-            happens("deleting", Path(source).name)
+        return moved
 
     def noted_save(self, state, *, metric=None):
         self.wait()  # so that the one before is not what is under way
@@ -136,7 +140,7 @@ def interfere() -> None:
     def noted_batches(step, state, batches, put, on_loss, due, save):
         at, rows = [int(state.step)], []
 
-        def noted(batches):
+        def with_rows(batches):
             for batch in batches:
                 rows[:] = batch["row"].tolist()
                 yield batch
@@ -152,7 +156,7 @@ def interfere() -> None:
             happens("step", f"{at[0]} {rows}".translate({ord(c): None for c in "[],"}))
             return due()
 
-        return train_batches(spoilt_step, state, noted(batches), put, on_loss, next_step, save)
+        return train_batches(spoilt_step, state, with_rows(batches), put, on_loss, next_step, save)
 
     def before(module, name, what):
         original = getattr(module, name)
@@ -163,18 +167,18 @@ def interfere() -> None:
 
         setattr(module, name, noted)
 
-    os.replace, os.rename = noted_replace, noted_rename
+    os.replace, os.rename = noted(os.replace), noted(os.rename)
     Checkpoints.save, Checkpoints._empty_trash = noted_save, slowly_empty
     training.train_batches = noted_batches
     before(training, "decode_ahead", "decoding")
     before(training.FoldTraining, "_validate", "validating")
     before(training, "predictions_table", "predicting")
-    for module in (evaluate, knn, predict, report):
-        before(module, "open_dataset", "opened")
+    before(importlib.import_module(f"jaxlesion.{program}"), "open_dataset", "opened")
 
 
 if __name__ == "__main__":
     PLAN |= json.loads(sys.argv[1])
     happens("start")
-    interfere()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+    interfere(sys.argv[2])
     importlib.import_module(f"jaxlesion.{sys.argv[2]}").main(sys.argv[3:])
