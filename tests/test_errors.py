@@ -5,6 +5,7 @@ python tests/test_errors.py --write
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -13,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 
-from jaxlesion import evaluate, train
+from jaxlesion import duplicates, evaluate, knn, predict, report, train
 from jaxlesion.cli import parse_train
 from jaxlesion.config import replace
 from jaxlesion.data.folds import assign
 from jaxlesion.data.layout import fingerprint, open_dataset
-from jaxlesion.model.port import write_safetensors
+from jaxlesion.model.port import read_safetensors, write_safetensors
 from jaxlesion.runs import Run
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
@@ -107,9 +109,60 @@ def fold_file(fold_of: Callable[[int], object], rows: int = 40) -> Callable[[], 
     return write
 
 
-def garbled_image() -> None:
-    path = Path("data/train-image/image/ISIC_0007.jpg")
-    path.write_bytes(path.read_bytes()[:-40])
+IMAGE = Path("data/train-image/image/ISIC_0007.jpg")
+
+
+def changed_image(change: Callable[[bytes], bytes]) -> Callable[[], None]:
+    return lambda: IMAGE.write_bytes(change(IMAGE.read_bytes()))
+
+
+def without_tables(jpeg: bytes) -> bytes:
+    """Whole, but no decoder can do with it."""
+    return jpeg.replace(b"\xff\xdb", b"\xff\xfe")
+
+
+def claiming(jpeg: bytes) -> bytes:
+    at = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:at] + (30_000).to_bytes(2) * 2 + jpeg[at + 4 :]
+
+
+def link_out_of_the_folder() -> None:
+    Path("secret").write_bytes(IMAGE.read_bytes())
+    IMAGE.unlink()
+    IMAGE.symlink_to(Path("secret").resolve())
+
+
+def pipe() -> None:
+    IMAGE.unlink()
+    os.mkfifo(IMAGE)
+
+
+def link_out_of_the_file() -> None:
+    with h5py.File("data/train-image.hdf5", "w") as file:
+        for path in IMAGE.parent.iterdir():
+            file[path.stem] = np.void(path.read_bytes())
+        del file["ISIC_0007"]
+        file["ISIC_0007"] = h5py.ExternalLink("secret.hdf5", "/ISIC_0007")
+
+
+def damaged_hdf5() -> None:
+    link_out_of_the_file()
+    path = Path("data/train-image.hdf5")
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def many_columns() -> None:
+    names = [f"x{i}" for i in range(100_000)]
+    write_table([(*row, *("1" * len(names))) for row in ROWS[:1]], ",".join(["isic_id,target,patient_id", *names]))
+
+
+def column(name: str, cell: Callable[[int], object]) -> Callable[[], None]:
+    return lambda: write_table([(*row, cell(i)) for i, row in enumerate(ROWS)], f"isic_id,target,patient_id,{name}")
+
+
+def infinite_weights() -> None:
+    state = read_safetensors(DOCUMENT.parents[1] / "tests" / "model" / "golden" / "state.safetensors")
+    write_safetensors("weights.safetensors", state | {"bn1.weight": np.full(8, np.nan, np.float32)})
 
 
 def other_weights() -> None:
@@ -137,6 +190,20 @@ def a_finished_fold() -> None:
     fold = a_run().fold(0)
     fold.checkpoints.mkdir(parents=True)
     fold.oof.write_text("isic_id,prediction\n")
+
+
+def a_finished_fold_and_test_rows(isic_id: str) -> Callable[[], None]:
+    def make() -> None:
+        a_finished_fold()
+        Path("data/test-metadata.csv").write_text(f"isic_id\n{isic_id}\n")
+        shutil.copytree("data/train-image", "data/test-image")
+
+    return make
+
+
+def a_finished_fold_without_its_rows() -> None:
+    a_finished_fold()
+    Path("run/oof.csv").write_text("isic_id,prediction,target,fold\nISIC_0001,0.5,0,0\n")
 
 
 def a_started_fold() -> None:
@@ -182,13 +249,16 @@ class Case:
     leaves: bool = False
 
 
-T, E = train.main, evaluate.main
+T, E, P, K, D, R = train.main, evaluate.main, predict.main, knn.main, duplicates.main, report.main
 CSV = "FOLDER/data/train-metadata.csv"
 SEE = "(see python -m jaxlesion.train --help)"
 OURS = ("--run-dir", "run")
 WEIGHTS = ("--weights", "weights.safetensors")
 HOSPITALS = ("--folds.group", "attribution")
 OOF = ("--predictions", "oof.csv")
+OF_RUN = ("--run", "run")
+NEIGHBOURS = ("--data-dir", "data", "--folds.n", "2", "--out", "out", "--features")
+SOUND = "replace it by a sound JPEG or PNG or remove its row"
 GROUPS = {
     "The table of lesions": [
         Case(
@@ -215,6 +285,21 @@ GROUPS = {
             *("An id that could be a path or a formula", change_row(0, "../ISIC_0007"), T, TRAIN),
             f"{CSV}: line 8: isic_id '../ISIC_0007' is not 1 to 64 of A-Z a-z 0-9 _ . -, letter or digit first",
             "Rename the lesion, in the table and among the images.",
+        ),
+        Case(
+            *("A patient that a spreadsheet would compute", change_row(2, "=1+1"), T, TRAIN),
+            f"{CSV}: line 8: patient_id '=1+1' begins like a formula or has control characters",
+            "Rename the patient: the name is written into every table of predictions.",
+        ),
+        Case(
+            *("A column is there twice", column("target", lambda i: 0), T, TRAIN),
+            f"{CSV}: the column target is there 2 times; keep one of them",
+            "Remove one of the columns.",
+        ),
+        Case(
+            *("Far too many columns", many_columns, T, TRAIN),
+            f"{CSV}: has 100,003 columns, where at most 10,000 are read",
+            "The competition's table has 55; is this one turned on its side?",
         ),
         Case(
             *("A target outside {0, 1}", change_row(1, 2), T, TRAIN),
@@ -287,10 +372,46 @@ GROUPS = {
             "Add the image or remove the row. Images without a row are only counted.",
         ),
         Case(
-            *("An image that cannot be decoded", garbled_image, T, TRAIN),
-            "image ISIC_0007 is cut short; replace it by a sound JPEG or PNG or remove its row",
+            *("An image that is not whole", changed_image(lambda jpeg: jpeg[:-40]), T, TRAIN),
+            f"image ISIC_0007 is cut short; {SOUND}",
+            "Get the file again, or remove its row.",
+        ),
+        Case(
+            *("An image of another format", changed_image(lambda jpeg: b"GIF89a" + jpeg), T, TRAIN),
+            f"image ISIC_0007 is neither JPEG nor PNG; {SOUND}",
+            "Save it as JPEG or PNG; the ending of a file's name changes nothing.",
+        ),
+        Case(
+            *("An image of very many pixels", changed_image(claiming), T, TRAIN),
+            f"image ISIC_0007 claims 30000 x 30000 pixels, where 1 to 25000000 are allowed; {SOUND}",
+            "Save it smaller: the network sees a few hundred pixels a side. A progressive JPEG may have 16 million.",
+        ),
+        Case(
+            *("An image that cannot be decoded", changed_image(without_tables), T, TRAIN),
+            f"image ISIC_0007 cannot be decoded; {SOUND}",
             "Get the file again, or remove its row.",
             leaves=True,
+        ),
+        Case(
+            *("An image that is a link to elsewhere", link_out_of_the_folder, T, TRAIN),
+            "FOLDER/data/train-image/image: image ISIC_0007 is a link that leads out of the folder; "
+            "replace it or remove its row",
+            "Put the file itself there. Links within the folder are followed.",
+        ),
+        Case(
+            *("An image that is no file", pipe, T, TRAIN),
+            "FOLDER/data/train-image/image: image ISIC_0007 is not a regular file; replace it or remove its row",
+            "Put a file there; pipes, devices and folders are not read.",
+        ),
+        Case(
+            *("A link in the HDF5 file", link_out_of_the_file, T, TRAIN),
+            "FOLDER/data/train-image.hdf5: image ISIC_0007 is a link to somewhere else; replace it or remove its row",
+            "Write the bytes themselves: links and data in other files are never followed.",
+        ),
+        Case(
+            *("An HDF5 file that is cut short", damaged_hdf5, T, TRAIN),
+            "FOLDER/data/train-image.hdf5: not a readable HDF5 file (...); give the file of images or get it again",
+            "Get the file again.",
         ),
         Case(
             *("Fewer rows than a batch", nothing, T, (*TRAIN, "--data.batch-size", "22")),
@@ -315,6 +436,12 @@ GROUPS = {
             "blocks.0.0.bn1.running_mean, blocks.0.0.bn1.running_var and 136 more; "
             "wrong shape: conv_stem.weight (32, 3, 3, 3) for (8, 3, 3, 3); give weights of this very model",
             "Choose the `--model.variant` that the weights belong to.",
+        ),
+        Case(
+            *("A weight that is not a number", infinite_weights, T, (*TRAIN, *WEIGHTS)),
+            "weights.safetensors: weights do not fit the model: NaN or infinite: bn1.weight; "
+            "give weights of this very model",
+            "The training that made them went wrong: take an earlier checkpoint of it.",
         ),
     ],
     "Options": [
@@ -433,6 +560,89 @@ GROUPS = {
             *("No targets to score against", predictions(0.5, "isic_id,prediction,truth"), E, OOF),
             "oof.csv: ISIC_0001 has no target; give --metadata a CSV that has them",
             "Give `--metadata train-metadata.csv`.",
+        ),
+    ],
+    "Prediction": [
+        Case(
+            *("Neither lesions nor images", nothing, P, OF_RUN),
+            "give one of --data-dir, a folder with test-metadata.csv, and --image, some files",
+            "Give one of the two.",
+        ),
+        Case(
+            *("An image that does not exist", a_finished_fold, P, (*OF_RUN, "--image", "lesion.jpg")),
+            "lesion.jpg: no such file; give image files",
+            "Check the path.",
+        ),
+        Case(
+            *("No table of test rows", a_finished_fold, P, (*OF_RUN, "--data-dir", "data")),
+            "data has no test-metadata.csv: give --data-dir the folder that holds it",
+            "Only the column `isic_id` is needed.",
+        ),
+        Case(
+            *("A test row that could be a path", a_finished_fold_and_test_rows("../ISIC_0007"), P),
+            (*OF_RUN, "--data-dir", "data"),
+            "data/test-metadata.csv: line 2: isic_id '../ISIC_0007' "
+            "is not 1 to 64 of A-Z a-z 0-9 _ . -, letter or digit first",
+            "Rename the lesion, in the table and among the images.",
+        ),
+        Case(
+            *("A test row without an image", a_finished_fold_and_test_rows("ISIC_9999"), P),
+            (*OF_RUN, "--data-dir", "data"),
+            "data/test-image/image: has no image 'ISIC_9999'; remove the row or add its image",
+            "Add the image or remove the row.",
+        ),
+    ],
+    "Nearest neighbours": [
+        Case(
+            *("Neither data nor a run", nothing, K, ()),
+            "give --data-dir, the folder with train-metadata.csv, or --run, the folder of a run",
+            "Give one of the two.",
+        ),
+        Case(
+            *("No neighbours", nothing, K, (*NEIGHBOURS, "metadata", "--k", "0")),
+            "--k must be at least 1, not 0",
+            "Stay in the range.",
+        ),
+        Case(
+            *("No column to search by", nothing, K, (*NEIGHBOURS, "metadata")),
+            "the metadata has no column to search by beyond ids, targets and diagnoses; use other --features",
+            "Give `--features embedding` or `pixels`, or a table with more columns.",
+        ),
+        Case(
+            *("A number that is too large", column("age", lambda i: "1e308" if i % 3 else "-1e308"), K),
+            (*NEIGHBOURS, "metadata"),
+            "age of ISIC_0001 is -1e+308, too large to be scaled; correct it or leave it empty",
+            "Correct the cell, or leave it empty: it becomes the median then.",
+        ),
+        Case(
+            *("An image that is not whole", changed_image(lambda jpeg: jpeg[:-40]), K, (*NEIGHBOURS, "pixels")),
+            f"image ISIC_0007 is cut short; {SOUND}",
+            "Get the file again, or remove its row.",
+        ),
+    ],
+    "Duplicates": [
+        Case(
+            *("Neither data nor a run", nothing, D, ()),
+            "give --data-dir, a folder with train-metadata.csv, or --run, a run's folder",
+            "Give one of the two.",
+        ),
+        Case(
+            *("An image that cannot be decoded", changed_image(without_tables), D),
+            ("--data-dir", "data", "--out", "duplicates.csv"),
+            f"image ISIC_0007 cannot be decoded; {SOUND}",
+            "Get the file again, or remove its row.",
+        ),
+    ],
+    "Report": [
+        Case(
+            *("No fold is finished", a_started_fold, R, OF_RUN),
+            "run has no finished fold yet: train one first",
+            "Go on with the run by `--resume`.",
+        ),
+        Case(
+            *("Predictions of other rows", a_finished_fold_without_its_rows, R, OF_RUN),
+            "run/oof.csv: does not hold the very rows of folds.csv: write it anew by train --resume",
+            "Training writes `oof.csv` from the folds' own.",
         ),
     ],
 }

@@ -66,10 +66,10 @@ def _scaled(lesions: pd.DataFrame, column: str, training: np.ndarray) -> np.ndar
     finite = np.isfinite(number)
     if not finite[training].any():
         return np.zeros((len(number), 1), np.float32)
-    number = np.where(finite, number, np.median(number[finite & training]))
-    if np.ptp(number[training]) == 0:
-        return np.zeros((len(number), 1), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
+        number = np.where(finite, number, np.median(number[finite & training]))
+        if np.ptp(number[training]) == 0:
+            return np.zeros((len(number), 1), np.float32)
         scaled = ((number - number[training].mean()) / number[training].std()).astype(np.float32)
     if not np.isfinite(scaled).all():
         row = int(np.abs(number).argmax())
