@@ -254,6 +254,7 @@ CSV = "FOLDER/data/train-metadata.csv"
 SEE = "(see python -m jaxlesion.train --help)"
 OURS = ("--run-dir", "run")
 WEIGHTS = ("--weights", "weights.safetensors")
+TOGETHER = (*("--distributed.coordinator", "127.0.0.1:1", "--distributed.processes", "2", "--distributed.index", "0"),)
 HOSPITALS = ("--folds.group", "attribution")
 OOF = ("--predictions", "oof.csv")
 OF_RUN = ("--run", "run")
@@ -474,6 +475,22 @@ GROUPS = {
             *("Two options that replace one another", nothing, T, (*TRAIN, "--sampling.negatives-per-positive", "3")),
             "--sampling.negatives-kept and --sampling.negatives-per-positive replace one another: give one of them",
             "Give one of them; it replaces the preset's, whichever that is.",
+        ),
+        Case(
+            *("Half of what several processes need", nothing, T, (*TRAIN, "--distributed.processes", "2")),
+            "--distributed.coordinator, --distributed.processes and --distributed.index go together: "
+            "give all three, or none under a launcher",
+            "Give each process all three, the same but for its index.",
+        ),
+        Case(
+            *("An index that there is not", nothing, T, (*TRAIN, *TOGETHER, "--distributed.index", "2")),
+            "--distributed.index must be 0 to 1, not 2",
+            "Indices count from 0.",
+        ),
+        Case(
+            *("A coordinator without a port", nothing, T, (*TRAIN, *TOGETHER, "--distributed.coordinator", "host")),
+            "--distributed.coordinator must be HOST:PORT, not host",
+            "Give the address of the first process, as the others reach it, and a free port there.",
         ),
         Case(
             *("A frozen backbone of random weights", nothing, T, (*TRAIN, "--model.freeze")),
