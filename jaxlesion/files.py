@@ -28,6 +28,18 @@ def read_at(descriptor: int, offset: int, size: int, lock: Lock) -> bytes:
         return os.read(descriptor, size)
 
 
+def write_at(descriptor: int, offset: int, content: bytes, lock: Lock) -> None:
+    """Put `content` at `offset` of an open file, whatever other threads put elsewhere in it meanwhile."""
+    while content:
+        if hasattr(os, "pwrite"):
+            written = os.pwrite(descriptor, content, offset)
+        else:
+            with lock:  # Windows
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                written = os.write(descriptor, content)
+        content, offset = content[written:], offset + written
+
+
 def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Write `content` (text as UTF-8, newlines as they are) so that `path` is the old file or the whole new one.
 

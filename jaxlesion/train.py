@@ -16,6 +16,7 @@ from jaxlesion.config import TrainConfig
 from jaxlesion.console import print_figures, run_program, say
 from jaxlesion.data.folds import assign, subset, training_rows
 from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
+from jaxlesion.data.lesions import KEYS
 from jaxlesion.data.loader import open_batches, steps_per_epoch
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.errors import InputError
@@ -44,7 +45,7 @@ def train(config: TrainConfig) -> Run:
     use_cores(config.data.batch_size)
     say(json.dumps(configuration.to_dict(config), indent=2))
     weights = find_weights(config.weights, config.model.variant)
-    dataset = open_dataset(config.data_dir)
+    dataset = open_dataset(config.data_dir, columns=(*KEYS, config.folds.group))
     if dataset.unused_images:
         say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
     run, lesions = open_run(config, dataset, weights)

@@ -1,5 +1,8 @@
-"""Images decoded once: uint8 at one size, in a memory-mapped file that every epoch and every run reads."""
+"""Images decoded once: uint8 at one size, in a file that every epoch and every run reads."""
 
+import os
+import threading
+import weakref
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxlesion.errors import InputError
+from jaxlesion.files import read_at, write_at
 
 CACHE = Path("ckpt") / "cache"
 CHUNK = 512  # rows decoded between two flushes: bounds memory, and what a kill loses
@@ -19,6 +23,7 @@ class ImageCache:
     `<digest>-<size>.u8` holds [n, size, size, 3] uint8, rows in the order of sorted ids; it is sparse
     until filled. `<digest>-<size>.crc` holds a checksum per row, 0 while the row is not there; it is
     written after the pixels, so a row that is there is whole, and it is compared at every reading.
+    Only the checksums are mapped: of a map every page that was used counts as the process's memory.
 
     Args:
         folder: where the files lie; made if need be.
@@ -32,12 +37,19 @@ class ImageCache:
 
     def __init__(self, folder: Path, digest: str, ids: Sequence[str], size: int):
         self.slot = {isic_id: slot for slot, isic_id in enumerate(sorted(ids))}
-        self.bytes = len(ids) * size * size * 3
-        name = f"{digest[:24]}-{size}"
+        self.shape = (size, size, 3)
+        self.row_bytes = size * size * 3
+        self.bytes = len(ids) * self.row_bytes
+        self.path = folder / f"{digest[:24]}-{size}.u8"
+        self.lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.pixels = _mapped(folder / f"{name}.u8", np.uint8, (len(ids), size, size, 3))
-            self.sums = _mapped(folder / f"{name}.crc", np.uint32, (len(ids),))
+            _sized(self.path, self.bytes)
+            self.file = os.open(self.path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+            weakref.finalize(self, os.close, self.file)
+            sums = self.path.with_suffix(".crc")
+            _sized(sums, 4 * len(ids))
+            self.sums = np.memmap(sums, np.uint32, "r+", shape=(len(ids),))
         except OSError as e:
             reason = e.strerror or e
             raise InputError(f"{folder}: cannot hold decoded images ({reason}); --data.no-cache does without") from None
@@ -65,13 +77,13 @@ class ImageCache:
             for start in range(0, len(missing), CHUNK):
                 part = missing[start : start + CHUNK]
                 sums = list(pool.map(lambda isic_id: self._put(isic_id, image(isic_id)), part))
-                self.pixels.flush()
+                os.fsync(self.file)
                 self.sums[[self.slot[isic_id] for isic_id in part]] = sums
                 after(len(part))
         self.sums.flush()
 
     def _put(self, isic_id: str, image: np.ndarray) -> int:
-        self.pixels[self.slot[isic_id]] = image
+        write_at(self.file, self.slot[isic_id] * self.row_bytes, np.ascontiguousarray(image).tobytes(), self.lock)
         return _checksum(image)
 
     def read(self, isic_id: str) -> np.ndarray:
@@ -81,24 +93,20 @@ class ImageCache:
             InputError: they are not what was written.
         """
         slot = self.slot[isic_id]
-        pixels = np.array(self.pixels[slot])
-        if _checksum(pixels) != self.sums[slot]:
-            raise InputError(
-                f"{self.pixels.filename}: {isic_id} is damaged in it; delete the file, and it is made anew"
-            )
-        return pixels
+        content = read_at(self.file, slot * self.row_bytes, self.row_bytes, self.lock)
+        if _checksum(content) != self.sums[slot] or len(content) != self.row_bytes:
+            raise InputError(f"{self.path}: {isic_id} is damaged in it; delete the file, and it is made anew")
+        return np.frombuffer(content, np.uint8).reshape(self.shape)
 
 
-def _checksum(image: np.ndarray) -> int:
+def _checksum(image: np.ndarray | bytes) -> int:
     """CRC-32, with 1 in place of 0, which stands for a row that is not there."""
-    return zlib.crc32(np.ascontiguousarray(image)) or 1
+    return zlib.crc32(image if isinstance(image, bytes) else np.ascontiguousarray(image)) or 1
 
 
-def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """A file of zeros of that shape, made sparse, or the one that is there."""
-    wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
+def _sized(path: Path, wanted: int) -> None:
+    """Make a file of that many zeros, sparse, unless there is one of that size."""
     with open(path, "ab") as file:
         if file.tell() != wanted:
             file.truncate(0)
             file.truncate(wanted)
-    return np.memmap(path, dtype, "r+", shape=shape)

@@ -217,6 +217,15 @@ def test_a_link_put_in_after_opening_is_not_followed(tmp_path):
         refused(lambda: source.read("x"), "image x ", "link")
 
 
+def test_a_file_that_shrinks_after_opening_is_named(tmp_path):
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        add_plain(file)
+    with open_images(path) as images:
+        os.truncate(path, path.stat().st_size - len(IMAGE) - 100)
+        refused(lambda: images.read("x"), str(path), "x", "is cut short: the file has shrunk")
+
+
 def test_damage_within_compressed_data_is_named(tmp_path):
     path = tmp_path / "images.hdf5"
     with h5py.File(path, "w") as file:
