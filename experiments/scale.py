@@ -87,6 +87,7 @@ def _write_images(path: Path, ids: list[str], crops: Path, which: np.ndarray) ->
     for image in images:
         kind = h5t.C_S1.copy()
         kind.set_size(len(image))
+        kind.set_strpad(h5t.STR_NULLPAD)  # an image has zeros in it
         kinds.append(kind)
     with h5py.File(path, "w") as file:
         for isic_id, k in zip(ids, which.tolist(), strict=True):
@@ -94,7 +95,6 @@ def _write_images(path: Path, ids: list[str], crops: Path, which: np.ndarray) ->
             dataset.write(space, space, np.array(images[k]), kinds[k])
 
 
-ROOT = Path(__file__).resolve().parents[1]
 LOAD = """
 import sys, time
 from pathlib import Path
@@ -107,6 +107,17 @@ loaded = time.perf_counter()
 lesions = assign(lesions, FoldsConfig())
 rows = [draw(lesions, k, SamplingConfig(), 0) for k in range(5) for draw in (training_rows, validation_rows)]
 print(f"load: {loaded - began:.2f} s, folds and sampling: {time.perf_counter() - loaded:.2f} s, {len(rows[0]):,} rows")
+"""
+# Starts a command and says what it took. Between it and us, since a child's peak begins with its parent's memory.
+WATCH = """
+import os, subprocess, sys, time
+began = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+seconds, peak = time.perf_counter() - began, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+print(f"\\n{seconds} {usage.ru_utime + usage.ru_stime} {peak}")
+process.returncode = os.waitstatus_to_exitcode(status)
+sys.exit(process.returncode != 0)
 """
 TRAINING = ("--weights", "none", "--model.variant", "tiny", "--data.image-size", "32", "--epochs", "1")
 
@@ -146,38 +157,29 @@ class Measured(NamedTuple):
 
 
 def run_measured(name: str, argv: Sequence[object], folder: Path) -> Measured:
-    """Run Python with these arguments in `folder`.
-
-    This process must stay small: a child's peak begins with the memory of its parent.
+    """Run Python with these arguments in `folder`, and say what it took.
 
     Raises:
         InputError: it failed.
     """
     say(f"{name} ...")
-    with tempfile.TemporaryFile("w+") as output:
-        began = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *map(str, argv)], cwd=folder, stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        said = output.read()
-    if process.returncode:
-        raise InputError(f"{name} failed: {said.strip().splitlines()[-1] if said.strip() else process.returncode}")
-    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    one = Measured(name, seconds, usage.ru_utime + usage.ru_stime, peak, said)
+    command = [sys.executable, "-c", WATCH, sys.executable, *map(str, argv)]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    *said, taken = done.stdout.splitlines() or [""]
+    if done.returncode:
+        raise InputError(f"{name} failed: {said[-1] if said else taken}")
+    one = Measured(name, *map(float, taken.split()), "\n".join(said))
     say(f"{name}: {one.seconds:.1f} s, of the cores {one.cpu:.1f} s, {one.megabytes:,.0f} MB")
     return one
 
 
 def make(folder: Path, split: str, rows: int, patients: int, malignant: int, crops: Path) -> Path:
-    """`write_lesions` in a process of its own; a folder that is there already is left as it is."""
+    """`write_lesions`; a folder that is there already is left as it is."""
     if not folder.is_dir():
+        say(f"making {rows:,} rows ...")
         draft = folder.with_name(f".{folder.name}.tmp")
-        options = {"patients": patients, "malignant": malignant}
-        call = f"write_lesions(Path({str(draft)!r}), {split!r}, {rows}, **{options}, crops=Path({str(crops)!r}))"
-        program = f"from pathlib import Path; from experiments.scale import write_lesions; {call}"
-        run_measured(f"making {rows:,} rows", ["-c", program], ROOT)
+        shutil.rmtree(draft, ignore_errors=True)
+        write_lesions(draft, split, rows, patients=patients, malignant=malignant, crops=crops)
         draft.rename(folder)
     return folder
 
@@ -219,8 +221,9 @@ def predict(scale: Scale, base: Path, crops: Path) -> list[Measured]:
 
 def as_markdown(scale: Scale, commands: Sequence[Measured], predicted: Sequence[Measured]) -> str:
     """Both tables."""
+    what = f"{scale.table_rows:,} rows, {scale.patients:,} patients, {scale.malignant:,} malignant"
     lines = [
-        f"| {scale.table_rows:,} rows, {scale.patients:,} patients, {scale.malignant:,} malignant | s | core s | peak MB |",
+        f"| {what} | s | core s | peak MB |",
         "|---|--:|--:|--:|",
         *(f"| {one.name} | {one.seconds:.1f} | {one.cpu:.1f} | {one.megabytes:,.0f} |" for one in commands),
         "",
@@ -230,7 +233,7 @@ def as_markdown(scale: Scale, commands: Sequence[Measured], predicted: Sequence[
         "|--:|--:|--:|--:|--:|",
     ]
     for one in predicted:
-        rate = re.search(r"([\d,]+) img/s", one.said.splitlines()[-2])
+        rate = re.search(r"([\d,]+) img/s", one.said)
         cells = one.name, f"{one.seconds:.1f}", f"{one.cpu:.1f}", rate[1] if rate else "", f"{one.megabytes:,.0f}"
         lines.append(f"| {' | '.join(cells)} |")
     machine = f"{os.cpu_count()} cores, {platform.machine()}; {time.strftime('%Y-%m-%d')}"

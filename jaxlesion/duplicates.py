@@ -10,6 +10,7 @@ from jaxlesion.cli import arguments, parse
 from jaxlesion.console import Meter, run_program, say
 from jaxlesion.data.duplicates import count, duplicates, pixel_digests
 from jaxlesion.data.layout import open_dataset
+from jaxlesion.data.lesions import KEYS
 from jaxlesion.errors import InputError
 from jaxlesion.files import write_atomic
 from jaxlesion.inference import lesions_of
@@ -43,7 +44,7 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
         raise InputError("give --data-dir, a folder with train-metadata.csv, or --run, a run's folder")
     if config.workers < 1:
         raise InputError(f"--workers must be at least 1, not {config.workers}")
-    dataset = open_dataset(folder)
+    dataset = open_dataset(folder, columns=KEYS)
     lesions = dataset.lesions if run is None else lesions_of(run, dataset)
     with Meter("hashing pixels", len(lesions)) as meter:
         digests = pixel_digests(

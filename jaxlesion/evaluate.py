@@ -11,7 +11,7 @@ import pandas as pd
 from jaxlesion.cli import arguments, parse
 from jaxlesion.console import print_comparison, print_figures, progress, run_program, say
 from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
-from jaxlesion.data.lesions import read_lesions
+from jaxlesion.data.lesions import KEYS, read_lesions
 from jaxlesion.data.loader import open_batches
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
 from jaxlesion.errors import InputError
@@ -20,8 +20,9 @@ from jaxlesion.files import write_atomic
 from jaxlesion.inference import data_config, lesions_of, predict_ensemble, predict_out_of_fold
 from jaxlesion.intervals import DRAWS, LEVEL
 from jaxlesion.runs import Run
-from jaxlesion.subgroups import as_text, by_subgroup
+from jaxlesion.subgroups import DIAGNOSES, VARIABLES, as_text, by_subgroup
 
+COLUMNS = (*KEYS, *VARIABLES, *DIAGNOSES)  # of the metadata: what figures and subgroups need
 BEST_NOTE = "checkpoint best: its epoch was chosen on rows of this very fold, so these figures are too good"
 P_NOTE = "p: two-sided, twice the smaller share of draws that do not lie on one side of 0"
 PRIOR_NOTE = "probabilities carry the prior of the sampled training rows, uncorrected"
@@ -159,7 +160,7 @@ class _Source(NamedTuple):
 
 def _metadata(config: EvaluateConfig) -> pd.DataFrame | None:
     labels = config.metadata or (config.data_dir and config.data_dir / "train-metadata.csv")
-    return None if labels is None else read_lesions(labels)
+    return None if labels is None else read_lesions(labels, columns=COLUMNS)
 
 
 def _labelled(config: EvaluateConfig, path: Path) -> pd.DataFrame:
@@ -178,7 +179,7 @@ def _of_table(config: EvaluateConfig) -> _Source:
 
 
 def _of_run(config: EvaluateConfig, run: Run) -> _Source:
-    dataset = open_dataset(config.data_dir or run.config.data_dir)
+    dataset = open_dataset(config.data_dir or run.config.data_dir, columns=COLUMNS)
     digests = fingerprint(dataset)
     how = data_config(run, config.batch_size)
     notes = [PRIOR_NOTE] + ([BEST_NOTE] if config.checkpoint == "best" else [])

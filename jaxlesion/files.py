@@ -24,14 +24,15 @@ def sha256(path: Path) -> str:
 
 
 class Pieces:
-    """A file that is read in pieces, by many threads and after a fork.
+    """A file that is read, and if asked for written, in pieces: by many threads and after a fork.
 
-    Never mapped into memory: reading what a mapped file no longer has kills the process.
+    Never mapped into memory: reading what a mapped file no longer has kills the process, as does writing on a full
+    disk, and every page that was used counts as the process's memory.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, writable: bool = False):
         self.path, self._lock = path, threading.Lock()
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_BINARY", 0))
         self._let_go = weakref.finalize(self, os.close, self._descriptor)
         self.size = os.fstat(self._descriptor).st_size
 
@@ -42,12 +43,29 @@ class Pieces:
             raise OSError(f"{self.path} ends before byte {offset + size}")
         return data
 
+    def write(self, offset: int, content: bytes) -> None:
+        """Put `content` at `offset`. OSError where the disk is full; a part of it may then be there."""
+        while content:
+            written = self._write(offset, content)
+            content, offset = content[written:], offset + written
+
+    def sync(self) -> None:
+        """Wait until what was written has reached the disk."""
+        os.fsync(self._descriptor)
+
     def _read(self, offset: int, size: int) -> bytes:
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, size, offset)
         with self._lock:  # Windows, where no process forks
             os.lseek(self._descriptor, offset, os.SEEK_SET)
             return os.read(self._descriptor, size)
+
+    def _write(self, offset: int, content: bytes) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._descriptor, content, offset)
+        with self._lock:
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            return os.write(self._descriptor, content)
 
     def close(self) -> None:
         """Let go of the file, which otherwise goes with the object; a second call does nothing."""

@@ -37,11 +37,11 @@ def lesions_of(run: Run, dataset: Dataset) -> pd.DataFrame:
         InputError: the dataset lacks one of them.
     """
     folds = run.folds_table()
-    table = dataset.lesions.set_index("isic_id", drop=False)
-    if (missing := ~folds["isic_id"].isin(table.index)).any():
-        first = folds["isic_id"][missing].iloc[0]
+    rows = pd.Index(dataset.lesions["isic_id"]).get_indexer(folds["isic_id"])
+    if (rows < 0).any():
+        first = folds["isic_id"][rows < 0].iloc[0]
         raise InputError(f"{dataset.metadata}: lacks {first}, which {run.folder} was trained with")
-    return table.loc[folds["isic_id"]].reset_index(drop=True).assign(fold=folds["fold"].to_numpy())
+    return dataset.lesions.iloc[rows].reset_index(drop=True).assign(fold=folds["fold"].to_numpy())
 
 
 def restore_variables(run: Run, fold: int, which: Which = "last", mesh: Mesh | None = None) -> tuple[Variables, int]:

@@ -18,6 +18,7 @@ from jaxlesion.console import console, print_figures, run_program, say
 from jaxlesion.data.folds import assign, subset, training_rows
 from jaxlesion.data.images import check
 from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
+from jaxlesion.data.lesions import KEYS
 from jaxlesion.data.loader import open_batches, steps_per_epoch
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.distributed import count, ended_together, first_alone, from_first, in_turn, index, joined
@@ -57,7 +58,7 @@ def _train(config: TrainConfig) -> Run:
     say(json.dumps(configuration.to_dict(config), indent=2))
     with in_turn():
         weights = find_weights(config.weights, config.model.variant)
-    dataset = open_dataset(config.data_dir)
+    dataset = open_dataset(config.data_dir, columns=(*KEYS, config.folds.group))
     if dataset.unused_images:
         say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
     run, lesions = open_run(config, dataset, weights)

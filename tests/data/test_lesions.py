@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxlesion.data import lesions
 from jaxlesion.data.lesions import (
     MAX_COLUMNS,
     MAX_HEADER,
@@ -92,6 +93,30 @@ def test_without_labels_only_the_id_is_needed(read):
 
 def test_two_other_columns_of_one_name_are_both_kept(read):
     assert read(f"{HEADER},x,x\na,0,p,3,4\n").iloc[0, 3:].tolist() == [3, 4]
+
+
+def test_a_table_read_in_chunks_is_the_one_read_whole(read, monkeypatch, demo):
+    """Columns that are whole numbers, empty, or text in some of the chunks, and in others not, among them."""
+    columns = {
+        "whole": "123456", "broken": ["1", "2", "3", "4", "5.5", ""], "late": ["", "", "", "", "x", ""],
+        "mixed": ["1", "2", "3", "4", "x", "6"], "empty": [""] * 6, "flag": ["True", "False", "", "", "", "True"],
+        "large": ["1", "2", "3", "4", "5", "9" * 30], "x": "111111", "same": "aaaaaa",
+    }  # fmt: skip
+    rows = [",".join(cells) for cells in zip("abcdef", "010101", "pqrstu", *columns.values(), strict=True)]
+    text = "\n".join([f"{HEADER},{','.join(columns)},x", *(f"{row},7" for row in rows), ""])
+    for content in (text, (demo / "train-metadata.csv").read_bytes()):
+        whole = read(content)
+        for size in (2, 3, 5):
+            monkeypatch.setattr(lesions, "CHUNK", size)
+            pd.testing.assert_frame_equal(read(content), whole)
+        monkeypatch.undo()
+
+
+def test_only_the_wanted_columns_are_read(read):
+    text = "sex,patient_id,isic_id,age\n,p,a,3\nmale,q,b,\n"
+    assert list(read(text, labelled=False, columns=("isic_id", "age", "target"))) == ["isic_id", "age"]
+    for row in ("male,p,a,3,9", "male,p,a,3,"):  # longer than the header
+        refused(lambda row=row: read(f"sex,patient_id,isic_id,age\n{row}\n", labelled=False, columns=("isic_id",)), "")
 
 
 # columns that leak the label

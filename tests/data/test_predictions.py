@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jaxlesion.data import predictions
 from jaxlesion.data.predictions import COLUMNS, concatenate, predictions_table, read_predictions, write_predictions
 from jaxlesion.errors import InputError
 
@@ -59,6 +60,15 @@ def test_the_file_has_exactly_these_columns_and_no_others(tmp_path):
         "ISIC_1,12,1,2,0.5,fold_2/7\n"
         "ISIC_2,p,0,2,1.0,fold_2/7\n"
     )
+
+
+def test_written_some_rows_at_a_time_it_is_the_same(tmp_path, monkeypatch):
+    table = concatenate([predictions_table(LESIONS, THREE, f"m, {k}", k) for k in range(3)])
+    write_predictions(tmp_path / "whole.csv", table)
+    for size in (1, 2, 4):
+        monkeypatch.setattr(predictions, "CHUNK", size)
+        write_predictions(tmp_path / "parts.csv", table)
+        assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_unknown_is_empty(tmp_path):
