@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxlesion import evaluate, train
+from jaxlesion import evaluate, predict, train
 from jaxlesion.cli import parse_train
 from jaxlesion.config import replace
 from jaxlesion.data.folds import assign
@@ -188,6 +188,7 @@ SEE = "(see python -m jaxlesion.train --help)"
 OURS = ("--run-dir", "run")
 WEIGHTS = ("--weights", "weights.safetensors")
 HOSPITALS = ("--folds.group", "attribution")
+PARTS = ("--run", "run", "--data-dir", "data", "--part")
 OOF = ("--predictions", "oof.csv")
 GROUPS = {
     "The table of lesions": [
@@ -432,6 +433,13 @@ GROUPS = {
             *("No targets to score against", predictions(0.5, "isic_id,prediction,truth"), E, OOF),
             "oof.csv: ISIC_0001 has no target; give --metadata a CSV that has them",
             "Give `--metadata train-metadata.csv`.",
+        ),
+    ],
+    "Prediction": [
+        Case(
+            *("A part that does not exist", nothing, predict.main, (*PARTS, "4/4")),
+            "--part 4/4: give I/N, such as 0/4 to 3/4 for four processes",
+            "The parts are counted from 0.",
         ),
     ],
 }
