@@ -59,11 +59,12 @@ def predict(config: PredictConfig) -> None:
         raise InputError("give one of --data-dir, a folder with test-metadata.csv, and --image, some files")
     if config.shard_rows < 1:
         raise InputError(f"--shard-rows must be at least 1, not {config.shard_rows}")
+    part = Part.of(config.part, os.environ)
     run = Run.open(config.run)
     if config.image:
         _predict_files(config, run)
     else:
-        _predict_table(config, run, Part.of(config.part, os.environ))
+        _predict_table(config, run, part)
 
 
 def _predict_files(config: PredictConfig, run: Run) -> None:

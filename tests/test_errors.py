@@ -256,6 +256,7 @@ OURS = ("--run-dir", "run")
 WEIGHTS = ("--weights", "weights.safetensors")
 TOGETHER = (*("--distributed.coordinator", "127.0.0.1:1", "--distributed.processes", "2", "--distributed.index", "0"),)
 HOSPITALS = ("--folds.group", "attribution")
+PARTS = ("--run", "run", "--data-dir", "data", "--part")
 OOF = ("--predictions", "oof.csv")
 OF_RUN = ("--run", "run")
 NEIGHBOURS = ("--data-dir", "data", "--folds.n", "2", "--out", "out", "--features")
@@ -580,6 +581,11 @@ GROUPS = {
         ),
     ],
     "Prediction": [
+        Case(
+            *("A part that does not exist", nothing, predict.main, (*PARTS, "4/4")),
+            "--part 4/4: give I/N, such as 0/4 to 3/4 for four processes",
+            "The parts are counted from 0.",
+        ),
         Case(
             *("Neither lesions nor images", nothing, P, OF_RUN),
             "give one of --data-dir, a folder with test-metadata.csv, and --image, some files",

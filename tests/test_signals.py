@@ -10,8 +10,7 @@ import pytest
 from jaxlesion import train, training
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3)])
 def test_a_signal_in_mid_epoch_saves_that_step_and_going_on_ends_the_same(
     number, code, step, tiny_command, tiny_run, tmp_path, monkeypatch
 ):
