@@ -171,8 +171,9 @@ def _end(reason: str, code: int) -> NoReturn:
     """End now, having told the others. Not by `sys.exit`, which waits for threads that wait for other processes."""
     try:
         _me.client.key_value_set("jaxlesion/failed", reason)
-    except Exception:  # somebody else was the first; or nobody can be told
-        time.sleep(HEARD)
+    except Exception as e:
+        if "ALREADY_EXISTS" in str(e):  # somebody else was the first: `_listen` says so and ends this process
+            time.sleep(HEARD)
     _let_hear()
     sys.stdout.flush()
     os._exit(code)
