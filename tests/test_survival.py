@@ -344,7 +344,7 @@ def test_a_disk_that_fills_up_or_is_read_only_costs_no_step(command, whole, demo
     fill(small)
     predict = ["--run", run, "--data-dir", demo]
     line = one_error(ended(start(log, *predict, "--out", small / "out.csv", program="predict")))
-    assert f"{small / 'out.csv'} cannot be written (No space left on device)" in line
+    assert f"{small / 'out.csv.parts'} cannot be written (No space left on device)" in line
     assert (small / "out.csv").read_text() == "before\n"
     assert ended(start(log, *predict, "--out", tmp_path / "out.csv", program="predict"))[0] == 0
 

@@ -119,8 +119,9 @@ class Shards:
             try:
                 write_atomic(draft / KEY, json.dumps(key, indent=2) + "\n")
                 draft.rename(self.folder)
-            except OSError:
+            except OSError as error:
                 if not self.folder.is_dir():  # else another process was faster
+                    error.filename, error.filename2 = str(self.folder), None  # not that of the draft, which is gone
                     raise
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
