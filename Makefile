@@ -24,8 +24,8 @@ test: $(VENV)/installed  ## install, then run the test suite
 ci-extra: $(VENV)/installed  ## the longer tests: every table of the paper, shrunk, on drawn lesions
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m extra $(ARGS)
 
-chaos: $(VENV)/installed  ## kill runs and change files at random, N of each: make chaos N=100
-	CHAOS=$(or $(N),100) $(BIN)/python -m pytest -m extra -s tests/test_chaos.py tests/test_checkpoint.py $(ARGS)
+chaos: $(VENV)/installed  ## kill runs and change files at random, N of each, 100 N mutants: make chaos N=100
+	CHAOS=$(or $(N),100) $(BIN)/python -m pytest -m extra -s tests/test_chaos.py tests/test_checkpoint.py tests/test_hostile.py $(ARGS)
 
 lint: $(VENV)/installed  ## check style
 	$(BIN)/ruff check .

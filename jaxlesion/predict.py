@@ -106,7 +106,7 @@ def _predict_table(config: PredictConfig, run: Run, part: Part) -> None:
         "weights": ensemble.digest(),
         "network": dataclasses.asdict(run.config.model) | {"image_size": batches.config.image_size},
         "calibration": sha256(run.folder / "calibration.json") if config.calibrated else None,
-        **fingerprint(dataset),
+        **fingerprint(dataset, sound=True),  # before a folder of shards is made that goes by them
         "batch size": size,
     }
     # Whole batches, the same for any number of rows in a shard: then not even the last bit depends on it.

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from jaxlesion.data.images import ImageSource, open_images
+from jaxlesion.data.images import ImageSource, check, open_images
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.errors import InputError
 from jaxlesion.files import sha256
@@ -81,9 +81,15 @@ def _images_path(data_dir: Path, split: Split) -> Path:
     )
 
 
-def fingerprint(dataset: Dataset) -> dict[str, str]:
-    """SHA-256 of the metadata file, and of the needed images in the order of ids, however these are stored."""
+def fingerprint(dataset: Dataset, *, sound: bool = False) -> dict[str, str]:
+    """SHA-256 of the metadata file, and of the needed images in the order of ids, however these are stored.
+
+    With `sound`, InputError for the first image that is damaged as far as that shows without decoding it.
+    """
     digest = hashlib.sha256()
     for isic_id in sorted(dataset.lesions["isic_id"]):
-        digest.update(isic_id.encode() + b"\0" + hashlib.sha256(dataset.images.read(isic_id)).digest())
+        image = dataset.images.read(isic_id)
+        if sound:
+            check(image, isic_id)
+        digest.update(isic_id.encode() + b"\0" + hashlib.sha256(image).digest())
     return {"metadata": sha256(dataset.metadata), "images": digest.hexdigest()}

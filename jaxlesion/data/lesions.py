@@ -64,9 +64,11 @@ def read_table(path: Path, required: Sequence[str], columns: Collection[str] | N
             first = next(lines)
             if len(first) == MAX_HEADER:
                 raise InputError(f"{path}: has a first line of over {MAX_HEADER:,} characters; is it a CSV?")
-            header = next(csv.reader(itertools.chain([first], lines)))
-        if len(header) > MAX_COLUMNS:
-            raise InputError(f"{path}: has {len(header):,} columns, where at most {MAX_COLUMNS:,} are read")
+            rows = csv.reader(itertools.chain([first], lines))
+            header = next(rows)
+            columns_there = max(len(header), len(next(rows, ())))  # pandas refuses a later row that is longer
+        if columns_there > MAX_COLUMNS:
+            raise InputError(f"{path}: has {columns_there:,} columns, where at most {MAX_COLUMNS:,} are read")
         table = _read_csv(path, columns)
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, csv.Error, StopIteration) as e:
         raise InputError(f"{path}: not a readable CSV ({' '.join(str(e).split()) or 'it is empty'})") from None
@@ -85,7 +87,7 @@ def read_table(path: Path, required: Sequence[str], columns: Collection[str] | N
             )
     for column in ("patient_id", "model"):  # text that is written into other tables
         if column in table and (bad := [cell for cell in table[column].dropna().unique() if FORMULA.search(cell)]):
-            row = int((table[column] == bad[0]).to_numpy(bool).argmax())
+            row = int((table[column] == bad[0]).to_numpy(bool, na_value=False).argmax())
             raise InputError(
                 f"{path}: line {row + 2}: {column} {shown(bad[0])} begins like a formula or has control characters"
             )

@@ -211,6 +211,8 @@ def test_very_many_columns(read):
         return f"{HEADER},{','.join(f'x{i}' for i in extra)}\na,0,p{',1' * len(extra)}\n"
 
     refused(lambda: read(wide(100_000)), "100,000 columns", f"{MAX_COLUMNS:,}")
+    refused(lambda: read(f"{HEADER}\na,0,p{',1' * 99_997}\n"), "100,000 columns", f"{MAX_COLUMNS:,}")
+    refused(lambda: read(f"{HEADER}\nb,1,q\na,0,p{',1' * 99_997}\n"), "not a readable CSV", "line 3")
     assert read(wide(1000)).shape == (1, 1000)
 
 

@@ -132,6 +132,7 @@ def test_a_fold_that_is_none(read, value):
         ("isic_id,prediction,prediction\na,0.5,0.6\n", "prediction is there 2 times"),
         ("isic_id,prediction\n../a,0.5\n", "line 2"),
         ("isic_id,prediction,model\na,0.5,=1+1\n", "model '=1+1' begins like a formula"),
+        ("isic_id,prediction,model\na,0.5,\nb,0.5,=1+1\n", "line 3: model '=1+1' begins like a formula"),
     ],
 )
 def test_a_table_that_is_none(read, text, part):
