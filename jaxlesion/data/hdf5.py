@@ -254,8 +254,12 @@ def _read_chunks(dataset: "h5py.h5d.DatasetID", size: int, file: Pieces) -> byte
 
 
 def _inflated(content: bytes, length: int) -> bytes:
-    """What zlib makes of it, at most one byte more than `length`."""
+    """What zlib makes of it. Refused unless the stream ends, as only there its checksum is compared."""
+    stream = zlib.decompressobj()
     try:
-        return zlib.decompressobj().decompress(content, length + 1)
+        inflated = stream.decompress(content, length + 1)  # one byte more shows a bomb, and takes no memory
     except zlib.error:
         raise Refused("has a damaged chunk") from None
+    if not stream.eof:
+        raise Refused("has a damaged chunk")
+    return inflated

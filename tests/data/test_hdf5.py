@@ -259,6 +259,15 @@ def add_chunk_that_is_short(file, secret):
     dataset.id.write_direct_chunk((0,), zlib.compress(bytes(999)))
 
 
+def add_chunk_without_its_checksum(file, secret):
+    """One flipped bit, and the four bytes gone by which zlib would see it."""
+    noise = np.random.default_rng(0).integers(0, 256, 1000, np.uint8).tobytes()  # is stored as it is, so flips decode
+    packed = bytearray(zlib.compress(noise)[:-4])
+    packed[500] ^= 1
+    dataset = file.create_dataset("x", (1000,), np.uint8, chunks=(1000,), compression="gzip")
+    dataset.id.write_direct_chunk((0,), bytes(packed))
+
+
 def add_chunks_never_written(file, secret):
     file.create_dataset("x", (1000,), np.uint8, chunks=(100,))[:500] = 1
 
@@ -301,6 +310,7 @@ REFUSED = {
 REFUSED_IN_READING = {
     add_compressed_bomb: "damaged chunk",
     add_chunk_that_is_short: "damaged chunk",
+    add_chunk_without_its_checksum: "damaged chunk",
     add_chunks_never_written: "less than it claims",
 }
 
