@@ -19,14 +19,15 @@ import time
 
 
 def jaxlesion_step(args: argparse.Namespace):
-    """A function that runs one step of ours and waits for it, and a description."""
+    """A function that runs one step of ours, or this process's share of it, and waits for it; and a description."""
     import jax
     import numpy as np
 
     from jaxlesion.config import ModelConfig, OptimConfig, RecipeSpec
+    from jaxlesion.distributed import compiled_first, share
     from jaxlesion.memory import keep_memory
     from jaxlesion.optim import make_optimiser
-    from jaxlesion.sharding import data_mesh, put_on, replicated, use_cores
+    from jaxlesion.sharding import data_mesh, everywhere, here, put_on, use_cores
     from jaxlesion.state import build_model, create_state, init_variables
     from jaxlesion.steps import make_predict_step, make_train_step
 
@@ -43,14 +44,16 @@ def jaxlesion_step(args: argparse.Namespace):
         "mask": np.ones(args.batch, np.float32),
         "row": np.arange(args.batch, dtype=np.int32),
     }
-    batch, variables = put_on(mesh)(batch), jax.device_put(variables, replicated(mesh))
+    batch = {key: array[share(args.batch)] for key, array in batch.items()}
     name = f"jax {jax.__version__} on {mesh.size} {jax.devices()[0].device_kind}"
     if args.what == "infer":
-        predict = make_predict_step(model)
+        predict, mine = make_predict_step(model), here(mesh)
+        variables, batch = everywhere(mine, variables), put_on(mine)(batch)
         return lambda: predict(variables, batch).block_until_ready(), name
     optimiser = make_optimiser(OptimConfig())
     train = make_train_step(model, optimiser, OptimConfig(), seed=0, recipe=RecipeSpec(), mesh=mesh)
-    state = jax.device_put(create_state(variables, optimiser, total_steps=1000), replicated(mesh))
+    train, batch = compiled_first(train), put_on(mesh)(batch)
+    state = everywhere(mesh, create_state(variables, optimiser, total_steps=1000))
 
     def step() -> None:
         nonlocal state

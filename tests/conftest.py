@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxlesion.compilation import keep_compiled
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -17,12 +19,20 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory) -> None:
-    """Compile each step once a session, not once a test."""
-    folder = tmp_path_factory.mktemp("xla")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)  # for commands in processes of their own
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+def compilation_cache(tmp_path_factory, worker_id) -> None:
+    """Compile each program once a session: not once a test, nor once a worker."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "xla"
+    folder.mkdir(exist_ok=True)
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_enable_xla_caches": "none",  # or the folder's name would be part of every key
+    }
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)  # for commands in processes of their own
+        jax.config.update(name, value)
+    keep_compiled()  # so that no worker reads what another is still writing
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -435,7 +435,7 @@ GROUPS = {
         Case(
             *("The file is another model's", other_weights, T, (*TRAIN, *WEIGHTS)),
             "weights.safetensors: weights do not fit the model: missing: blocks.0.0.bn1.bias, "
-            "blocks.0.0.bn1.running_mean, blocks.0.0.bn1.running_var and 136 more; "
+            "blocks.0.0.bn1.running_mean, blocks.0.0.bn1.running_var and 88 more; "
             "wrong shape: conv_stem.weight (32, 3, 3, 3) for (8, 3, 3, 3); give weights of this very model",
             "Choose the `--model.variant` that the weights belong to.",
         ),

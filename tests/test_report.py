@@ -152,13 +152,14 @@ def test_grad_cam_is_by_the_fold_that_held_the_lesion_out(tiny_run):
     lesions = lesions_of(run, dataset)
     source = Source(run, dataset, lesions, lesions, {}, np.empty(0))
     batches = batches_of(source)
-    rows = np.array([np.flatnonzero(lesions["fold"] == k)[0] for k in (0, 1)])
+    fold = lesions["fold"].to_numpy()
+    rows = np.flatnonzero((fold == 0) | (fold == 1))[:12]
     found = heat(source, batches, rows)
     mesh = data_mesh(8)
     step, put = make_grad_cam_step(build_model(run.config.model)), put_on(mesh)
+    members = [restore_variables(run, k, mesh=mesh)[0] for k in (0, 1)]
     for k, row in enumerate(rows):
-        variables, _ = restore_variables(run, k, mesh=mesh)
-        expected = step(variables, put(next(batches.plain(rows[k : k + 1]))))[0]
+        expected = step(members[fold[row]], put(next(batches.plain(rows[k : k + 1]))))[0]
         np.testing.assert_array_equal(found[row], expected)
     assert any(found[row].any() for row in rows)
 

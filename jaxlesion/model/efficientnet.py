@@ -74,7 +74,15 @@ VARIANTS: dict[str, Variant] = {
         std=(0.5, 0.5, 0.5),
         timm="tf_efficientnetv2_b3.in21k_ft_in1k",
     ),
-    "tiny": Variant(_stages((1, 2, 1, 2, 1, 2), (8, 8, 8, 16, 16, 24)), 8, 48, 32, 32),  # for tests: same six kinds
+    "tiny": Variant(  # for tests: every kind, with and without stride, skip and change of width
+        (
+            Stage("conv", 1, 8, 1, 1),
+            Stage("fused", 2, 8, 2, 4),
+            Stage("inverted", 2, 16, 2, 4),
+            Stage("inverted", 1, 24, 1, 6),
+        ),
+        *(8, 48, 32, 32),
+    ),
 }
 
 

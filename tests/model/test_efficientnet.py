@@ -77,8 +77,8 @@ def test_intermediates_have_the_names_and_shapes_promised():
     assert logits.shape == (4, 1)
     assert maps.pop("features").shape == (4, TINY.head)
     sides = {name: leaf.shape[1] for name, leaf in maps.items()}
-    stages = {f"stage{i}": side for i, side in enumerate((17, 9, 5, 3, 3, 2))}
-    assert sides == {"stem": 17} | stages | {"head": 2}
+    stages = {f"stage{i}": side for i, side in enumerate((17, 9, 5, 5))}
+    assert sides == {"stem": 17} | stages | {"head": 5}
 
 
 def test_without_classes_the_features_come_out(variables):
