@@ -3,8 +3,9 @@
     python -m experiments.bench_devices train --layout 1x1 1x2 2x1 --batch 32
     python -m experiments.bench_devices train --layout 1x1 1x2 1x4 1x8 8x1 --batch 1024 --bf16    # on eight GPUs
 
-A layout is PROCESSESxDEVICES, the devices of each process. All are loaded at once, hold the same global batch, and
-take turns step by step, so that a machine whose speed drifts is slow for all. Printed are the medians, and the ratio
+A layout is PROCESSESxDEVICES, the devices of each process. All are loaded at once, and need memory for that (on CPUs
+some 0.2 GB an image of the batch for each layout), hold the same global batch, and take turns step by step, so that
+a machine whose speed drifts is slow for all. Printed are the medians, and the ratio
 to the first layout turn by turn: median, least and largest.
 """
 
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,10 +32,12 @@ WORK = """
 import json, sys, time
 from argparse import Namespace
 from experiments.bench_throughput import jaxlesion_step
+from jaxlesion.compilation import keep_compiled
 from jaxlesion.config import DistributedConfig
 from jaxlesion.distributed import joined
 together = json.loads(sys.argv[2])
 with joined(DistributedConfig(launcher=False, **together)):
+    keep_compiled()
     step, name = jaxlesion_step(Namespace(**json.loads(sys.argv[1])))
     step()
     print("=", name, flush=True)
@@ -97,7 +101,8 @@ class Layout:
     def turn(self) -> float:
         """Seconds of one step of all processes together."""
         for process in self.processes:
-            print(file=process.stdin, flush=True)
+            with suppress(BrokenPipeError):  # it has ended, as `_line` says
+                print(file=process.stdin, flush=True)
         return max(map(float, self._lines()))
 
     def close(self) -> None:
@@ -113,7 +118,7 @@ class Layout:
         for line in process.stdout:
             if line.startswith("= "):  # gloo prints lines of its own
                 return line[2:].strip()
-        raise InputError(f"a process of {self.name} has failed; its message is above")
+        raise InputError(f"a process of {self.name} has ended: its message is above, or memory was short (--batch)")
 
 
 def bench(config: Devices) -> None:
