@@ -47,7 +47,8 @@ def moment(log: Path, aimed_at: str) -> str:
     """What was under way when the process was killed."""
     if aimed_at == "renaming":
         name = events(log)[-1][1]
-        return f"renaming {'checksums' if name.endswith('.sha256') else name}"
+        kinds = {".sha256": "checksums", "-cache": "a compiled program"}
+        return f"renaming {next((kind for end, kind in kinds.items() if name.endswith(end)), name)}"
     saves = [words[0] for words in events(log) if words[0] in ("saving", "committed", "deleting", "unlinked", "idle")]
     if not steps_done(log):
         return "before the first step"

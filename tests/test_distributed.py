@@ -226,6 +226,7 @@ def test_a_signal_to_one_stops_all_at_a_step_from_which_another_number_goes_on(f
 @pytest.mark.parametrize("dies", [0, 1])
 def test_where_one_is_killed_the_others_end_and_the_run_goes_on(dies, command, alone, tmp_path):
     options = ["--checkpoint.every-minutes", "1e-9", "--run-dir", str(tmp_path / "run")]
+    options += ["--distributed.heartbeat-seconds", "20"]
     some = Processes(tmp_path, [*command, *options], 2, told={dies: (signal.SIGKILL, 4)}).end()
     assert some.codes[dies] == -signal.SIGKILL
     assert some.codes[1 - dies] not in (0, -signal.SIGKILL)
