@@ -233,7 +233,7 @@ def as_markdown(scale: Scale, commands: Sequence[Measured], predicted: Sequence[
         "|--:|--:|--:|--:|--:|",
     ]
     for one in predicted:
-        rate = re.search(r"([\d,]+) img/s", one.said)
+        rate = re.search(r"\(([\d,]+) img/s\)", one.said)
         cells = one.name, f"{one.seconds:.1f}", f"{one.cpu:.1f}", rate[1] if rate else "", f"{one.megabytes:,.0f}"
         lines.append(f"| {' | '.join(cells)} |")
     machine = f"{os.cpu_count()} cores, {platform.machine()}; {time.strftime('%Y-%m-%d')}"
