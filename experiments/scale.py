@@ -167,7 +167,7 @@ def run_measured(name: str, argv: Sequence[object], folder: Path) -> Measured:
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     *said, taken = done.stdout.splitlines() or [""]
     if done.returncode:
-        raise InputError(f"{name} failed: {said[-1] if said else taken}")
+        raise InputError(f"{name} failed: {' '.join(line for line in said[-5:] if line)}")
     one = Measured(name, *map(float, taken.split()), "\n".join(said))
     say(f"{name}: {one.seconds:.1f} s, of the cores {one.cpu:.1f} s, {one.megabytes:,.0f} MB")
     return one

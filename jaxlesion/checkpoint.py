@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -20,6 +21,15 @@ TRASH = "_trash"  # deleting is a rename into here first, so that a kill never l
 CHECKSUMS = "_checksums"  # of each step, as `sha256sum --check` reads them in the checkpoints' folder
 DAMAGED = "_damaged"  # what is not what was saved, for somebody to look at
 METRIC = "metric"
+SPLIT = 2**20  # bytes: no smaller parts of an array are shared among devices. Every shape of part compiles a slice
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    """Orbax's own way to keep a pytree, but for `SPLIT`."""
+    kinds = ocp.type_handlers
+    arrays = (jax.Array, kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=SPLIT))
+    registry = kinds.create_type_handler_registry(arrays, (np.ndarray, kinds.NumpyHandler()))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 class Checkpoints:
@@ -63,7 +73,7 @@ class Checkpoints:
                 cleanup_tmp_directories=not read_only,  # of saves that were killed
                 create=False,
             ),
-            item_names=("state",),
+            item_handlers={"state": _handler()},
         )
 
     def _tidy(self) -> None:
@@ -78,7 +88,7 @@ class Checkpoints:
         """
         self.wait()
         metrics, step = None if metric is None else {METRIC: metric}, int(state.step)
-        self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics)
+        self.manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)), metrics=metrics)
         self.saving = self.thread.submit(self._finish, step)
 
     def wait(self) -> None:
@@ -167,8 +177,10 @@ class Checkpoints:
             InputError: the checkpoint does not fit, naming the folder.
         """
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        how = ocp.checkpoint_utils.construct_restore_args(template)
+        wanted = ocp.args.Composite(state=ocp.args.PyTreeRestore(template, restore_args=how))
         try:
-            restored = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template)))
+            restored = self.manager.restore(step, args=wanted)
         except (ValueError, KeyError, FileNotFoundError) as e:
             reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
             raise InputError(f"{self.folder}/{step}: the checkpoint does not fit this run ({reason[:200]})") from None

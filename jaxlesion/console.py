@@ -32,7 +32,7 @@ def run_program(program: Callable[[], Any]) -> None:
     for name in ("absl", "asyncio"):  # Orbax reports every save there, and what it raises too a dozen times
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
-    warnings.formatwarning = _one_line
+    warnings.showwarning = _show_warning
     keep_memory()
     try:
         program()
@@ -51,8 +51,9 @@ def run_program(program: Callable[[], Any]) -> None:
     raise SystemExit(2)
 
 
-def _one_line(message: Warning | str, *_: object) -> str:
-    return f"warning: {' '.join(str(message).split())}\n"
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    if "async_serialize" not in str(message):  # what Orbax leaves of a save that failed, which has been raised already
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _unraisable(what: "sys.UnraisableHookArgs") -> None:

@@ -82,6 +82,6 @@ def initial_variables(model: EfficientNetV2, path: Path | None, seed: int) -> tu
     head = variables["params"].get(HEAD)
     if head is not None and isinstance(head["kernel"], jax.ShapeDtypeStruct):  # not ported: a fresh one
         features, classes = head["kernel"].shape
-        fresh = nn.Dense(classes).init(jax.random.key(seed), jnp.zeros((1, features)))
+        fresh = jax.jit(nn.Dense(classes).init)(jax.random.key(seed), jnp.zeros((1, features)))
         variables["params"][HEAD] = fresh["params"]
     return variables, notes

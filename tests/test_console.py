@@ -38,7 +38,10 @@ def test_what_is_a_fault_of_ours_is_not_hidden():
             run_program(lambda raised=raised: (_ for _ in ()).throw(raised))
 
 
-def test_a_warning_is_one_line(monkeypatch):
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back afterwards
+def test_a_warning_is_one_line_and_what_a_failed_save_leaves_is_none(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards
     run_program(lambda: None)
-    assert warnings.formatwarning(UserWarning("one\n  two"), UserWarning, "file.py", 3) == "warning: one two\n"
+    warnings.showwarning(UserWarning("one\n  two"), UserWarning, "file.py", 3)
+    left = RuntimeWarning("coroutine 'async_serialize_from_host.<locals>.write_fragment' was never awaited")
+    warnings.showwarning(left, RuntimeWarning, "file.py", 3)
+    assert capsys.readouterr().err == "warning: one two\n"

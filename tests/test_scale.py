@@ -32,7 +32,13 @@ def test_the_data_have_the_counts_the_columns_and_the_bytes(demo, tmp_path):
 def test_every_command_is_measured(tmp_path, capsys):
     scale.measure(
         scale.Scale(
-            out=tmp_path / "scale.md", rows=(200, 400), table_rows=3000, patients=60, malignant=60, shard_rows=64
+            out=tmp_path / "scale.md",
+            rows=(200, 400),
+            table_rows=1500,
+            patients=60,
+            malignant=60,
+            batch_size=16,
+            shard_rows=64,
         )
     )
     table = (tmp_path / "scale.md").read_text()

@@ -119,33 +119,6 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(tiny_command, tiny_run, 
         assert (folder / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("albumentations", marks=pytest.mark.extra)])
-def test_a_run_saved_in_mid_epoch_goes_on_from_there(backend, tiny_command, tmp_path, monkeypatch):
-    class Cut(Exception):
-        pass
-
-    original = training.train_batches
-
-    def cut_after_two(step, state, batches, put, on_loss, due, save):
-        def saved(state):
-            save(state)
-            if int(state.step) == 2:
-                raise Cut
-
-        return original(step, state, batches, put, on_loss, due, saved)
-
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    command = [*tiny_command, "--augment.backend", backend, "--augment.recipe", "full"]
-    train.main([*command, "--run-dir", str(whole)])
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "train_batches", cut_after_two)
-        with pytest.raises(Cut):
-            train.main([*command, "--run-dir", str(cut), "--checkpoint.every-minutes", "1e-9"])
-    train.main(["--run-dir", str(cut), "--resume"])
-    for name in ("metrics.jsonl", "oof.csv"):
-        assert (cut / "fold_0" / name).read_text() == (whole / "fold_0" / name).read_text()
-
-
 def test_a_loss_that_is_not_finite_names_step_and_ids_and_keeps_the_good_checkpoint(tiny_command, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         train.main([*tiny_command, "--run-dir", str(tmp_path / "run"), "--optim.learning-rate", "1e38"])

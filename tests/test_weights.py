@@ -49,6 +49,30 @@ def test_none_is_random_by_seed_and_says_so(model):
     assert (kernels[0] != kernels[2]).any()
 
 
+def test_random_variables_are_those_of_the_modules(model):
+    """Same shapes and types, same constants, and kernels as spread as He and Lecun have them."""
+    drawn = init_variables(model, 0)
+    expected = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), drawn) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
+    block, norm = drawn["params"]["blocks_2_1"], drawn["batch_stats"]["blocks_2_1"]["bn1"]
+    for values, constant in (
+        (block["bn1"]["scale"], 1),
+        (block["bn1"]["bias"], 0),
+        (block["se"]["conv_reduce"]["bias"], 0),
+        (norm["mean"], 0),
+        (norm["var"], 1),
+    ):
+        assert (values == constant).all()
+    for kernel, variance in (
+        (block["conv_pw"]["kernel"], 2 / 64),  # to 64 channels
+        (block["conv_dw"]["kernel"], 2 / 9),  # depthwise: nine weights to one channel
+        (drawn["params"]["blocks_1_0"]["conv_exp"]["kernel"], 2 / (9 * 32)),
+        (drawn["params"]["classifier"]["kernel"], 1 / 48),  # from 48 features
+    ):
+        assert abs(kernel.var() / variance - 1) < 4 * (2 / kernel.size) ** 0.5  # four standard errors
+        assert abs(kernel.mean()) < 4 * (variance / kernel.size) ** 0.5
+
+
 class Hub:
     """What of huggingface_hub is called, with a file of `content` whose hash the hub states as `stated`."""
 

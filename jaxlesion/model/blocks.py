@@ -116,6 +116,15 @@ def _parameter(module: nn.Module, name: str, init: nn.initializers.Initializer, 
     return module.variable("params", name, lambda: init(module.make_rng("params"), shape)).value
 
 
+def kernel_std(shape: tuple[int, ...]) -> float:
+    """Standard deviation of a random kernel [k,k,in,out], or depthwise [k,k,1,c].
+
+    He's over the fan out, as in the TensorFlow original: sqrt(2 / (k * k * out / groups)), arXiv:1502.01852.
+    """
+    size, _, inputs, features = shape
+    return (2 / (size**2 * (1 if inputs == 1 else features))) ** 0.5
+
+
 class Conv(nn.Module):
     """Convolution without bias unless asked: [b,h,w,c] -> [b,ceil(h/stride),ceil(w/stride),features]."""
 
@@ -129,11 +138,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         inputs = 1 if self.depthwise else x.shape[-1]
-        # He's normal over the fan out, as the TensorFlow original: 2 / (k * k * features / groups)
-        scale = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        if self.depthwise:
-            scale = nn.initializers.normal((2.0 / self.size**2) ** 0.5)
-        kernel = _parameter(self, "kernel", scale, (self.size, self.size, inputs, self.features))
+        shape = self.size, self.size, inputs, self.features
+        kernel = _parameter(self, "kernel", nn.initializers.normal(kernel_std(shape)), shape)
         x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         if self.bias:
             x += _as_map(_parameter(self, "bias", nn.initializers.zeros, (self.features,))).astype(self.dtype)
