@@ -11,6 +11,7 @@ import pandas as pd
 
 from jaxlesion.cli import arguments, parse
 from jaxlesion.console import Meter, run_program, say
+from jaxlesion.data.cache import CACHE, ImageCache
 from jaxlesion.data.images import FileImages
 from jaxlesion.data.layout import fingerprint, open_dataset
 from jaxlesion.data.lesions import KEYS
@@ -19,7 +20,7 @@ from jaxlesion.data.predictions import predictions_as_text, write_predictions, w
 from jaxlesion.data.shards import ROWS, Part, Shards
 from jaxlesion.errors import InputError
 from jaxlesion.files import sha256
-from jaxlesion.inference import Ensemble, data_config
+from jaxlesion.inference import Ensemble, data_config, decode_ahead
 from jaxlesion.runs import Run
 
 
@@ -45,6 +46,8 @@ class PredictConfig:
     """Images per step [default: the run's]. No prediction depends on it."""
     shard_rows: int = ROWS
     """Rows that are written at a time, beside --out: a kill loses no more. Rounded up to whole batches."""
+    cache: bool = False
+    """Keep the decoded images in ckpt/cache, and read what is there: for further predictions of the same images."""
     part: str | None = None
     """I/N, I from 0: make every N-th shard only. Who finishes last merges [default: as srun or mpirun says]."""
 
@@ -60,6 +63,8 @@ def predict(config: PredictConfig) -> None:
     if config.shard_rows < 1:
         raise InputError(f"--shard-rows must be at least 1, not {config.shard_rows}")
     part = Part.of(config.part, os.environ)
+    if config.cache and (config.image or part.count > 1):  # several processes cannot fill one file
+        raise InputError("--cache is for the images of --data-dir, predicted in one part: leave it out")
     run = Run.open(config.run)
     if config.image:
         _predict_files(config, run)
@@ -89,8 +94,8 @@ def _predict_files(config: PredictConfig, run: Run) -> None:
 def _predict_table(config: PredictConfig, run: Run, part: Part) -> None:
     """Make the shards of this part that are missing, and the table of all of them if none is missing then.
 
-    Images are read once and in order, so no cache of decoded ones is filled; memory is that of the ids, of the table
-    of one shard, and of a few batches.
+    Images are read once and in order, so no cache of decoded ones is filled unless asked for; memory is that of the
+    ids, of the table of one shard, and of a few batches.
     """
     out = config.out or Path("predictions.csv")
     for option, path in (("--out", out), ("--submission", config.submission)):
@@ -100,13 +105,15 @@ def _predict_table(config: PredictConfig, run: Run, part: Part) -> None:
     lesions, ids = dataset.lesions, dataset.lesions["isic_id"].tolist()
     batches = Batches(dataset.images, ids, None, data_config(run, config.batch_size))
     ensemble = Ensemble(run, batches, config.checkpoint, calibrated=config.calibrated)
-    size = batches.config.batch_size
+    size, images = batches.config.batch_size, fingerprint(dataset, sound=True)  # before a folder of shards is made
+    if config.cache:
+        batches.cache = ImageCache(CACHE, images["images"], ids, batches.config.image_size)
     key = {
         "checkpoints": ensemble.name,
         "weights": ensemble.digest(),
         "network": dataclasses.asdict(run.config.model) | {"image_size": batches.config.image_size},
         "calibration": sha256(run.folder / "calibration.json") if config.calibrated else None,
-        **fingerprint(dataset, sound=True),  # before a folder of shards is made that goes by them
+        **images,
         "batch size": size,
     }
     # Whole batches, the same for any number of rows in a shard: then not even the last bit depends on it.
@@ -114,6 +121,8 @@ def _predict_table(config: PredictConfig, run: Run, part: Part) -> None:
     ours, missing = part.shards(len(shards)), shards.missing(part)
     if len(missing) < len(ours):
         say(f"{len(ours) - len(missing)} of {len(ours)} shards are in {shards.folder} already")
+    if config.cache:
+        decode_ahead(batches, [row for shard in missing for row in shards.rows(shard)], again=True)
     with Meter(ensemble.title, sum(len(shards.rows(shard)) for shard in missing)) as meter:
         for shard in missing:
             rows = shards.rows(shard)

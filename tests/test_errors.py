@@ -587,6 +587,11 @@ GROUPS = {
             "The parts are counted from 0.",
         ),
         Case(
+            *("Decoded images are to be kept by several parts", nothing, predict.main, (*PARTS, "0/4", "--cache")),
+            "--cache is for the images of --data-dir, predicted in one part: leave it out",
+            "Several processes cannot fill one file.",
+        ),
+        Case(
             *("Neither lesions nor images", nothing, P, OF_RUN),
             "give one of --data-dir, a folder with test-metadata.csv, and --image, some files",
             "Give one of the two.",

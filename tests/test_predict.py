@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import h5py
 import jax
@@ -48,6 +49,21 @@ def test_predictions_are_the_mean_of_the_folds_in_the_order_of_the_test_file(tab
     expected = (by_hand(tiny_run, 0, pixels) + by_hand(tiny_run, 1, pixels)) / 2
     np.testing.assert_allclose(predictions["prediction"], expected, atol=1e-6)
     np.testing.assert_array_equal(submission["target"], predictions["prediction"])
+
+
+def test_decoded_images_are_kept_where_that_is_asked_for(table, tiny_run, demo, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("decoded again")
+
+    monkeypatch.chdir(tmp_path)
+    argv = ["--run", str(tiny_run), "--data-dir", str(demo)]
+    predict.main([*argv, "--out", "none.csv"])
+    assert not Path("ckpt").exists()
+    predict.main([*argv, "--cache", "--out", "first.csv"])
+    monkeypatch.setattr("jaxlesion.data.loader.decode", refuse)
+    predict.main([*argv, "--cache", "--out", "second.csv"])
+    for name in ("none.csv", "first.csv", "second.csv"):
+        pd.testing.assert_frame_equal(pd.read_csv(name), table[0])
 
 
 def test_single_images_have_a_line_each(table, tiny_run, demo, tmp_path, capsys):
