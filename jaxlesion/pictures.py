@@ -15,7 +15,7 @@ from jaxlesion.augment import augment
 from jaxlesion.calibration import reliability
 from jaxlesion.config import RECIPES
 from jaxlesion.data.layout import Dataset
-from jaxlesion.data.loader import Batches
+from jaxlesion.data.loader import Batches, open_batches
 from jaxlesion.errors import InputError
 from jaxlesion.figures import CHOSEN, Figure, Parts, folds_of
 from jaxlesion.gradcam import make_grad_cam_step
@@ -160,7 +160,8 @@ def draw_augmentation(source: Source, pictures: Pictures) -> None:
         pictures.missing["augmentation"] = why
         return
     rows = malignant[np.unique(np.linspace(0, len(malignant) - 1, SHOWN).astype(int))]
-    images = np.stack([batches_of(source).image(row) for row in rows])
+    batches = batches_of(source)
+    images = np.stack([batches.image(row) for row in rows])
     step = jax.jit(partial(augment, spec=spec, seed=run.config.data.seed))
     draws = np.stack([step(images, epoch=epoch, rows=rows.astype(np.int32)) for epoch in range(SHOWN)], 1)
     pictures.add("augmentation", plots.contact_sheet(images, draws, source.lesions["isic_id"].iloc[rows].tolist()))
@@ -206,8 +207,9 @@ def heat(source: Source, batches: Batches, rows: np.ndarray) -> dict[int, np.nda
 
 
 def batches_of(source: Source) -> Batches:
-    """The images of the run's lesions; so few are read that none is cached."""
-    return Batches(source.dataset.images, source.lesions["isic_id"], None, data_config(source.run, BATCH))
+    """The images of the run's lesions, as training has left them; so few are read that none is kept anew."""
+    config, digest = data_config(source.run, BATCH), source.run.manifest["data"]["images"]
+    return open_batches(config, source.lesions, source.dataset, digest, new=False)
 
 
 def cell(figure: Figure | None) -> str:

@@ -236,6 +236,7 @@ def test_neither_tensorflow_nor_opencv_nor_albumentations_is_imported(tiny_comma
         "train": [*tiny_command, "--run-dir", run],
         "evaluate": ["--run", run],
         "predict": [*argv[:-1], str(tmp_path / "second.csv")],
+        "report": ["--run", run, "--bootstrap", "20"],
     }
     code = f"""
 import importlib, sys
@@ -246,4 +247,4 @@ for program, argv in {commands!r}.items():
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = [line.removeprefix("loaded: ") for line in done.stdout.splitlines() if line.startswith("loaded: ")]
-    assert loaded == ["train []", "evaluate []", "predict []"]
+    assert loaded == ["train []", "evaluate []", "predict []", "report ['matplotlib']"]

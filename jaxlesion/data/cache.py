@@ -39,7 +39,7 @@ class ImageCache:
         self.shape = (size, size, 3)
         self.row_bytes = size * size * 3
         self.bytes = len(ids) * self.row_bytes
-        self.path = folder / f"{digest[:24]}-{size}.u8"
+        self.path = self.file_of(folder, digest, size)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _sized(self.path, self.bytes)
@@ -50,6 +50,11 @@ class ImageCache:
         except OSError as e:
             reason = e.strerror or e
             raise InputError(f"{folder}: cannot hold decoded images ({reason}); --data.no-cache does without") from None
+
+    @staticmethod
+    def file_of(folder: Path, digest: str, size: int) -> Path:
+        """Where the pixels of a dataset lie."""
+        return folder / f"{digest[:24]}-{size}.u8"
 
     def __contains__(self, isic_id: str) -> bool:
         return self.sums[self.slot[isic_id]] != 0

@@ -7,6 +7,7 @@ everything else goes through threads, and needs no TensorFlow.
 
 import copy
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -152,7 +153,7 @@ class Batches:
 
 
 def open_batches(
-    config: DataConfig, lesions: pd.DataFrame, dataset: Dataset, digest: str, folder: Path = CACHE
+    config: DataConfig, lesions: pd.DataFrame, dataset: Dataset, digest: str, folder: Path = CACHE, *, new: bool = True
 ) -> Batches:
     """Batches of a Lesions table, through the cache of decoded images unless that is turned off.
 
@@ -162,10 +163,11 @@ def open_batches(
         dataset: where the images are.
         digest: SHA-256 of their content.
         folder: where caches lie.
+        new: make a cache where there is none; if not, one that is there and may be written to is used.
     """
     ids, target = lesions["isic_id"], lesions.get("target")
     cache = None
-    if config.cache:
+    if config.cache and (new or os.access(ImageCache.file_of(folder, digest, config.image_size), os.W_OK)):
         cache = ImageCache(folder, digest, dataset.lesions["isic_id"].tolist(), config.image_size)
     return Batches(dataset.images, ids, target, config, cache)
 
