@@ -81,7 +81,8 @@ def layers_of(variant: str, batch: int, size: int) -> Counter[Layer]:
     blocks.convolve = noted
     try:
         model = EfficientNetV2(VARIANTS[variant])
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((batch, size, size, 3)))
+        with jax.disable_jit():  # else equal blocks are traced once
+            jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((batch, size, size, 3)))
     finally:
         blocks.convolve = convolve
     return seen
@@ -117,11 +118,8 @@ def timed(layer: Layer, dtype: jnp.dtype, rounds: int) -> dict[str, float]:
     for form in FORMS:
 
         def forward(x: jax.Array, kernel: jax.Array, form: str = form) -> jax.Array:
-            before, blocks.IMPL = blocks.IMPL, form  # read while this is traced
-            try:
+            with blocks.IMPL(form):
                 return blocks.convolve(x, kernel, layer.stride)
-            finally:
-                blocks.IMPL = before
 
         there = jax.jit(forward)
         back = jax.jit(lambda x, kernel, dy, forward=forward: jax.vjp(forward, x, kernel)[1](dy))

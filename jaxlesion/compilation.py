@@ -1,13 +1,24 @@
 """Compiled programs are kept between processes, so that a second start does not compile again."""
 
+import base64
+import hashlib
+import json
 import os
 import stat
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
-from jax._src.lru_cache import LRUCache  # there is no public way to how an entry is written
+from jax._src import compilation_cache  # there is no public way to how an entry is written, nor to loading one early
+from jax._src.lib import xla_client
+from jax._src.lru_cache import LRUCache
 
 from jaxlesion.files import write_atomic
+
+_guessed: dict[str, Future] = {}  # by its key, the program that a thread loads or has loaded
+_asked: tuple[str, Any, Any] | None = None  # key, options and devices of the program that was last asked for
 
 
 def keep_compiled() -> Path | None:
@@ -20,6 +31,7 @@ def keep_compiled() -> Path | None:
         The folder; None when it cannot be used.
     """
     LRUCache.put = _put_whole
+    compilation_cache.get_executable_and_time = _get
     if jax.config.jax_compilation_cache_dir:
         return Path(jax.config.jax_compilation_cache_dir)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlesion" / "xla"
@@ -45,3 +57,66 @@ def _put_whole(self: LRUCache, key: str, value: bytes, put=LRUCache.put) -> None
         put(self, key, value)
     elif not (entry := Path(self.path) / f"{key}-cache").exists():
         write_atomic(entry, value)
+
+
+def loaded_ahead(step: Callable, name: str) -> Callable:
+    """`step`, whose compiled program a thread begins to load, if a step of this `name` was run here before.
+
+    Only a traced step tells which program it needs, and loading that of a large network takes as long as tracing it.
+    So the one that was needed last is taken for a guess, and loaded meanwhile. A wrong guess costs the thread's time;
+    what is run is decided by JAX's own key, as ever.
+    """
+    folder = jax.config.jax_compilation_cache_dir
+    if not folder or "://" in folder or jax.process_count() > 1:
+        return step
+    note, called = Path(folder) / f"{hashlib.sha256(name.encode()).hexdigest()}-guess", False
+    _begin_to_load(note)
+
+    def call(*args: Any) -> Any:
+        nonlocal called
+        if called:
+            return step(*args)
+        called = True
+        out = step(*args)
+        _write(note)
+        return out
+
+    return call
+
+
+def _begin_to_load(note: Path) -> None:
+    _guessed.clear()
+    try:
+        guess = json.loads(note.read_bytes())
+        options = xla_client.CompileOptions.ParseFromString(base64.b64decode(guess["options"]))
+        by_id = {device.id: device for device in jax.devices()}
+        devices = xla_client.DeviceList(tuple(by_id[i] for i in guess["devices"]))
+        key, client = guess["key"], jax.devices()[0].client
+    except Exception:  # whatever is wrong with a guess, there is none
+        return
+    pool = ThreadPoolExecutor(1, "load-program")
+    _guessed[key] = pool.submit(_load, key, options, client, devices)
+    pool.shutdown(wait=False)
+
+
+def _get(key: str, options: Any, client: Any, devices: Any, *rest: Any) -> tuple[Any, int | None]:
+    """JAX's reading of an entry, but for the one that was loaded ahead."""
+    global _asked
+    _asked = key, options, devices
+    future = _guessed.pop(key, None)
+    if future is not None and future.exception() is None and future.result()[0] is not None:
+        return future.result()
+    return _load(key, options, client, devices, *rest)
+
+
+_load = compilation_cache.get_executable_and_time
+
+
+def _write(note: Path) -> None:
+    if _asked is None:
+        return
+    key, options, devices = _asked
+    encoded = base64.b64encode(options.SerializeAsString()).decode()
+    guess = json.dumps({"key": key, "options": encoded, "devices": [device.id for device in devices]}).encode()
+    if not note.exists() or note.read_bytes() != guess:
+        write_atomic(note, guess)

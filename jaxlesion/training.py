@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlesion.checkpoint import Checkpoints
+from jaxlesion.compilation import loaded_ahead
 from jaxlesion.config import RECIPES, RecipeSpec, TrainConfig
 from jaxlesion.console import Meter, say
 from jaxlesion.data.batch import Batch
@@ -64,7 +65,9 @@ class FoldTraining:
             recipe=RecipeSpec() if on_host else recipe,
             mesh=self.mesh,
         )
-        self.train_step = compiled_first(step)
+        sizes = config.data.batch_size, config.data.image_size, self.mesh.size
+        name = f"train {config.model} {config.optim} {config.augment} {config.data.seed} {sizes}"
+        self.train_step = loaded_ahead(compiled_first(step), name)
         self.predict_step = make_predict_step(self.model)
 
     def run(self) -> pd.DataFrame:

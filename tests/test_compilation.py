@@ -1,12 +1,15 @@
 import os
 import stat
+import threading
 
 import jax
+import numpy as np
 import pytest
 from jax._src.lru_cache import LRUCache
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from jaxlesion.compilation import keep_compiled
+from jaxlesion import compilation
+from jaxlesion.compilation import keep_compiled, loaded_ahead
 
 
 @pytest.fixture
@@ -55,3 +58,64 @@ def test_an_entry_that_a_dying_process_writes_is_whole_or_absent(unset, monkeypa
     assert cache.get("program") == b"compiled"
     cache.put("program", b"by another process")
     assert cache.get("program") == b"compiled"
+
+
+def start(function, name="a step"):
+    """What the first call in a new process would give, and the threads that loaded a program for it."""
+    jax.clear_caches()
+    step = loaded_ahead(jax.jit(function), name)
+    return float(step(np.float32(3))), float(step(np.float32(4)))
+
+
+def square(x):
+    return x * x
+
+
+def double(x):
+    return x + x
+
+
+@pytest.fixture
+def loads(unset, monkeypatch):
+    """The keys that were loaded, each with whether a thread did it."""
+    keep_compiled()
+    seen = []
+
+    def load(key, *rest, load=compilation._load):
+        seen.append((key.split("-")[0], threading.current_thread() is not threading.main_thread()))
+        return load(key, *rest)
+
+    monkeypatch.setattr(compilation, "_load", load)
+    return seen
+
+
+def test_a_second_start_loads_its_program_in_a_thread(loads, unset):
+    assert start(square) == (9, 16)
+    assert loads == [("jit_square", False)]  # it was not there
+    assert len(list(unset.rglob("*-guess"))) == 1
+    loads.clear()
+    assert start(square) == (9, 16)
+    assert loads == [("jit_square", True)]
+
+
+def test_a_wrong_guess_is_not_run(loads):
+    start(square), start(double, "another"), loads.clear()
+    assert start(double) == (6, 8)
+    assert sorted(loads) == [("jit_double", False), ("jit_square", True)]
+    loads.clear()
+    assert start(double) == (6, 8)
+    assert loads == [("jit_double", True)]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[1", b'{"key": "k", "options": "////", "devices": [0]}', None])
+def test_a_damaged_guess_is_none(loads, unset, damage):
+    start(square)
+    (note,), (entry,) = unset.rglob("*-guess"), unset.rglob("jit_square*-cache")
+    if damage is None:
+        entry.unlink()
+    else:
+        note.write_bytes(damage)
+    assert start(square) == (9, 16)
+    loads.clear()
+    assert start(square) == (9, 16)
+    assert loads == [("jit_square", True)]

@@ -9,21 +9,21 @@ between them; nothing else does.
 """
 
 from functools import partial
-from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-IMPL: Literal["auto", "native", "fast"] = "auto"  # "auto": the fast forms on the CPU, XLA's own elsewhere
+# "auto": the fast forms on the CPU, XLA's own elsewhere; `with IMPL("native"):` or "fast" for what is called within.
+IMPL = jax.make_user_context("auto")
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.9  # of the running value; torch calls it 0.1
 
 
 def use_fast() -> bool:
-    """Whether the forms made for the CPU are used; read when a function is traced."""
-    return IMPL == "fast" or (IMPL == "auto" and jax.default_backend() == "cpu")
+    """Whether the forms made for the CPU are used; read in tracing, which JAX does anew for another value of `IMPL`."""
+    return IMPL.value == "fast" or (IMPL.value == "auto" and jax.default_backend() == "cpu")
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -274,6 +274,7 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
+    @partial(nn.jit, static_argnames=("train",))  # so that equal blocks, as most are, are traced and lowered once
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         y = self.branch(x, partial(Conv, dtype=self.dtype), partial(self._norm, train=train))

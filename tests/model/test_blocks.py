@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ def normal(*shape: int, seed: int = 0) -> jax.Array:
 @pytest.mark.parametrize("size", [(8, 8), (9, 5)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kind", KERNELS)
-def test_fast_convolutions_equal_native(monkeypatch, kind, stride, size):
+def test_fast_convolutions_equal_native(kind, stride, size):
     kernel = normal(*KERNELS[kind], seed=1)
     x = normal(3, *size, 1 if kind == "one colour" else 6)
 
@@ -35,8 +36,8 @@ def test_fast_convolutions_equal_native(monkeypatch, kind, stride, size):
 
     results = []
     for impl in ("fast", "native"):
-        monkeypatch.setattr(blocks, "IMPL", impl)
-        results.append(jax.jit(lambda x, k: values_and_gradients(x, k))(x, kernel))
+        with blocks.IMPL(impl):
+            results.append(jax.jit(values_and_gradients)(x, kernel))
     for fast, native in zip(*results, strict=True):
         close(fast, native)
 
@@ -47,11 +48,16 @@ def test_the_platform_chooses_the_form(monkeypatch):
         assert blocks.use_fast() is fast
 
 
-@pytest.mark.parametrize("impl", ["fast", "native"])
+@pytest.fixture
+def impl(request):
+    with blocks.IMPL(request.param):
+        yield request.param
+
+
+@pytest.mark.parametrize("impl", ["fast", "native"], indirect=True)
 @pytest.mark.parametrize("depthwise", [True, False])
-def test_padding_is_tensorflow_same(monkeypatch, impl, depthwise):
+def test_padding_is_tensorflow_same(impl, depthwise):
     """With stride 2 an even side is padded after the image only, an odd one on both sides."""
-    monkeypatch.setattr(blocks, "IMPL", impl)
     weight = jnp.ones((1, 2)) if depthwise else jnp.eye(2)
     for side, corner in ((6, 0), (7, 1)):
         kernel = jnp.zeros((3, 3, *weight.shape)).at[corner, corner].set(weight)
@@ -124,11 +130,28 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     assert (blocks.DropPath(0.25).apply({}, x, train=False) == x).all()
 
 
+def test_equal_blocks_drop_other_images():
+    """They are traced once, but each draws for itself."""
+
+    class Twins(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            twins = (blocks.InvertedBlock(8, expansion=2, drop_path=0.5, name=name) for name in "ab")
+            return [twin(x, train=train) - x for twin in twins]
+
+    x = normal(64, 3, 3, 8)
+    variables = Twins().init(jax.random.key(0), x, False)
+    branches, _ = Twins().apply(variables, x, True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"])
+    first, second = ((branch != 0).any((1, 2, 3)) for branch in branches)
+    assert 10 < (first & second).sum() < first.sum() < 54
+
+
 @pytest.mark.parametrize(
-    ("kind", "impl"), [("conv", "fast"), ("fused", "fast"), ("inverted", "fast"), ("inverted", "native")]
+    ("kind", "impl"),
+    [("conv", "fast"), ("fused", "fast"), ("inverted", "fast"), ("inverted", "native")],
+    indirect=["impl"],
 )
-def test_bfloat16_computes_in_bfloat16_and_keeps_float32(monkeypatch, kind, impl):
-    monkeypatch.setattr(blocks, "IMPL", impl)
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32(kind, impl):
     x = normal(4, 9, 9, 8)
     block = blocks.BLOCKS[kind](8, expansion=4, dtype=jnp.bfloat16)
     variables = jax.jit(partial(block.init, train=False))(jax.random.key(0), x)
