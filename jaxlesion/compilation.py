@@ -1,6 +1,7 @@
 """Compiled programs are kept between processes, so that a second start does not compile again."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -73,12 +74,14 @@ def loaded_ahead(step: Callable, name: str) -> Callable:
     _begin_to_load(note)
 
     def call(*args: Any) -> Any:
+        global _asked
         nonlocal called
         if called:
             return step(*args)
-        called = True
+        called, _asked = True, None
         out = step(*args)
-        _write(note)
+        with contextlib.suppress(OSError):  # as JAX does without what it cannot keep
+            _write(note)
         return out
 
     return call
@@ -91,7 +94,7 @@ def _begin_to_load(note: Path) -> None:
         options = xla_client.CompileOptions.ParseFromString(base64.b64decode(guess["options"]))
         by_id = {device.id: device for device in jax.devices()}
         devices = xla_client.DeviceList(tuple(by_id[i] for i in guess["devices"]))
-        key, client = guess["key"], jax.devices()[0].client
+        key, client = str(guess["key"]), jax.devices()[0].client
     except Exception:  # whatever is wrong with a guess, there is none
         return
     pool = ThreadPoolExecutor(1, "load-program")

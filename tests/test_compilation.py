@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 import threading
@@ -105,6 +106,16 @@ def test_a_wrong_guess_is_not_run(loads):
     loads.clear()
     assert start(double) == (6, 8)
     assert loads == [("jit_double", True)]
+
+
+def test_where_no_guess_can_be_kept_the_step_is_run(loads, unset, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compilation, "write_atomic", full)
+    with pytest.warns(UserWarning, match="No space left"):  # JAX's own, of the program
+        assert start(square) == (9, 16)
+    assert not list(unset.rglob("*-guess"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1", b'{"key": "k", "options": "////", "devices": [0]}', None])
