@@ -33,10 +33,16 @@ def learning_rate(config: OptimConfig, step: jax.Array, total_steps: jax.Array) 
     shorter than twice the warm-up is warmed up over half of it, so that the peak is reached.
     """
     warmup = jnp.minimum(config.warmup_steps, total_steps // 2)
-    rising = step / jnp.maximum(warmup, 1)
-    done = jnp.clip((step - warmup) / jnp.maximum(total_steps - warmup, 1), 0, 1)
-    falling = (1 + jnp.cos(jnp.pi * done)) / 2 if config.schedule == "cosine" else 1.0
-    return config.learning_rate * jnp.where(step < warmup, rising, falling)
+
+    def rising() -> jax.Array:
+        return step / jnp.maximum(warmup, 1)
+
+    def falling() -> jax.Array:
+        done = jnp.clip((step - warmup) / jnp.maximum(total_steps - warmup, 1), 0, 1)
+        return (1 + jnp.cos(jnp.pi * done)) / 2 if config.schedule == "cosine" else jnp.ones_like(done)
+
+    # Not jnp.where: XLA would copy all of the above into the update of each of 300 arrays, a quarter of the program.
+    return config.learning_rate * jax.lax.cond(step < warmup, rising, falling)
 
 
 def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
