@@ -92,7 +92,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(command, whole, t
     # One for the step after the last save, and one for the save that was under way.
     assert max(losses) <= 2
     assert kills >= tries
-    assert tries < 20 or min(fell["saving"], fell["unlinked"]) > 0
+    assert min(fell["saving"], fell["unlinked"]) > 0
 
 
 @pytest.mark.extra
