@@ -41,7 +41,7 @@ def learning_rate(config: OptimConfig, step: jax.Array, total_steps: jax.Array) 
         done = jnp.clip((step - warmup) / jnp.maximum(total_steps - warmup, 1), 0, 1)
         return (1 + jnp.cos(jnp.pi * done)) / 2 if config.schedule == "cosine" else jnp.ones_like(done)
 
-    # Not jnp.where: XLA would copy all of the above into the update of each of 300 arrays, a quarter of the program.
+    # Not jnp.where: XLA would copy all of the above into the update of each of 300 arrays, a fifth of the program.
     return config.learning_rate * jax.lax.cond(step < warmup, rising, falling)
 
 

@@ -130,17 +130,18 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     assert (blocks.DropPath(0.25).apply({}, x, train=False) == x).all()
 
 
-def test_equal_blocks_drop_other_images():
-    """They are traced once, but each draws for itself."""
-
+def test_equal_blocks_are_traced_once_and_drop_other_images(monkeypatch):
     class Twins(nn.Module):
         @nn.compact
         def __call__(self, x, train):
             twins = (blocks.InvertedBlock(8, expansion=2, drop_path=0.5, name=name) for name in "ab")
             return [twin(x, train=train) - x for twin in twins]
 
+    traced, convolve = [], blocks.convolve
+    monkeypatch.setattr(blocks, "convolve", lambda *args: traced.append(args) or convolve(*args))
     x = normal(64, 3, 3, 8)
     variables = Twins().init(jax.random.key(0), x, False)
+    assert len(traced) == 5  # of one block: expansion, depthwise, two of squeeze-excite, projection
     branches, _ = Twins().apply(variables, x, True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"])
     first, second = ((branch != 0).any((1, 2, 3)) for branch in branches)
     assert 10 < (first & second).sum() < first.sum() < 54
