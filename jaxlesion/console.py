@@ -36,6 +36,7 @@ def run_program(program: Callable[[], Any]) -> None:
     warnings.showwarning = _show_warning
     keep_memory()
     gc.freeze()  # what imports made is not garbage: looking for it takes a sixth of the time that tracing takes
+    gc.set_threshold(100_000, 50, 50)  # nor is what tracing makes
     try:
         program()
     except InputError as e:

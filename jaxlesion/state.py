@@ -25,7 +25,7 @@ class TrainState:
     step: jax.Array  # int32 [], steps done
     params: Any
     batch_stats: Any
-    opt_state: optax.OptState  # of what `moving` gives
+    opt_state: optax.OptState  # of what `moving` gives, as one vector
     steps_per_epoch: jax.Array  # int32 []; with the next one in the state, folds of any length share a compiled step
     total_steps: jax.Array  # int32 []
     loss_sum: jax.Array  # float32 [], sum of the batch losses since the epoch began
@@ -38,7 +38,12 @@ class TrainState:
 
 
 def init_variables(model: EfficientNetV2, seed: int) -> Variables:
-    """Random variables, a function of the seed; their shapes do not depend on the image size.
+    """Random variables, a function of the seed; their shapes do not depend on the image size."""
+    return drawn(abstract_variables(model), seed)
+
+
+def drawn(abstract: Any, seed: int) -> Any:
+    """Random variables for a tree of shapes, a function of the seed.
 
     Distributed as those of `model.init`, and drawn by numpy: to compile the draws of 150 kernels takes half a minute.
     """
@@ -51,14 +56,14 @@ def init_variables(model: EfficientNetV2, seed: int) -> Variables:
         std = kernel_std(leaf.shape) if leaf.ndim == 4 else leaf.shape[0] ** -0.5  # a classifier's: Lecun's normal
         return (std * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, abstract_variables(model))
+    return jax.tree_util.tree_map_with_path(draw, abstract)
 
 
 @functools.cache
 def abstract_variables(model: EfficientNetV2) -> Variables:
     """Shapes and types of the variables, computing nothing."""
-    with IMPL("native"):  # the form that is traced fastest
-        return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    with IMPL("shapes"):
+        return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
 
 
 def moving(variables: Variables, *, frozen: bool) -> Variables:
@@ -81,11 +86,12 @@ def create_state(
     ema: bool = False,
 ) -> TrainState:
     """The state before the first step."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(moving(variables, frozen=frozen)["params"]))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        opt_state=optimiser.init(moving(variables, frozen=frozen)["params"]),
+        opt_state=optimiser.init(jnp.zeros(size)),
         steps_per_epoch=jnp.asarray(steps_per_epoch, jnp.int32),
         total_steps=jnp.asarray(total_steps, jnp.int32),
         loss_sum=jnp.zeros((), jnp.float32),

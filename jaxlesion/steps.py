@@ -15,7 +15,7 @@ from jaxlesion.augment import augment
 from jaxlesion.config import OptimConfig, RecipeSpec
 from jaxlesion.data.batch import Batch
 from jaxlesion.model.efficientnet import EfficientNetV2
-from jaxlesion.optim import binary_cross_entropy, learning_rate
+from jaxlesion.optim import binary_cross_entropy, decaying, descend, learning_rate
 from jaxlesion.sharding import DATA
 from jaxlesion.state import TrainState, Variables, merged, moving, normalise
 
@@ -58,9 +58,10 @@ def make_train_step(
         whole = {"params": state.params, "batch_stats": state.batch_stats}
         before = moving(whole, frozen=model.frozen)["params"]
         loss, gradient, batch_stats = differentiate(whole, images, batch["label"], batch["mask"], key)
-        direction, opt_state = optimiser.update(ravel_pytree(before)[1](gradient), state.opt_state, before)
+        kernels = decaying(before) if config.weight_decay else None
+        direction, opt_state = optimiser.update(gradient, state.opt_state, kernels)
         rate = learning_rate(config, state.step, state.total_steps)
-        after = jax.tree.map(lambda p, d: p - rate * d, before, direction)
+        after = descend(before, direction, rate)
         whole = merged(whole, {"params": after, "batch_stats": batch_stats})
         averaged = state.ema
         if config.ema is not None:

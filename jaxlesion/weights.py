@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxlesion.errors import InputError
 from jaxlesion.files import sha256
 from jaxlesion.model.efficientnet import HEAD, VARIANTS, EfficientNetV2
 from jaxlesion.model.port import from_timm, read_safetensors
-from jaxlesion.state import Variables, abstract_variables, init_variables
+from jaxlesion.state import Variables, abstract_variables, drawn, init_variables
 
 CACHE = Path("ckpt") / "weights"
 
@@ -81,7 +79,5 @@ def initial_variables(model: EfficientNetV2, path: Path | None, seed: int) -> tu
     variables, notes = read_variables(model, path)
     head = variables["params"].get(HEAD)
     if head is not None and isinstance(head["kernel"], jax.ShapeDtypeStruct):  # not ported: a fresh one
-        features, classes = head["kernel"].shape
-        fresh = jax.jit(nn.Dense(classes).init)(jax.random.key(seed), jnp.zeros((1, features)))
-        variables["params"][HEAD] = fresh["params"]
+        variables["params"][HEAD] = drawn(head, seed)
     return variables, notes
