@@ -34,8 +34,12 @@ def test_a_classifier_of_another_size_is_fresh_and_said_so(tmp_path, model):
     path = tmp_path / "weights.safetensors"
     write_safetensors(path, to_timm(variables))
     loaded, notes = initial_variables(model, path, seed=0)
-    assert loaded["params"]["classifier"]["kernel"].shape == (48, 1)
     assert "1000" in notes[0]
+    fresh, other = loaded["params"]["classifier"], initial_variables(model, path, seed=1)[0]["params"]["classifier"]
+    assert fresh["kernel"].shape == (48, 1)
+    assert abs(fresh["kernel"].var() * 48 - 1) < 4 * (2 / 48) ** 0.5  # Lecun's normal, four standard errors
+    assert (fresh["kernel"] != other["kernel"]).any()
+    np.testing.assert_array_equal(fresh["bias"], [0])
 
 
 def test_none_is_random_by_seed_and_says_so(model):
