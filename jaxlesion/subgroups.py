@@ -60,14 +60,7 @@ def by_subgroup(
     Raises:
         InputError: a lesion that the metadata lacks or without a target.
     """
-    unknown, twice = ~table["isic_id"].isin(lesions["isic_id"]), table["isic_id"].duplicated()
-    for bad, complaint in (
-        (unknown, "is not in the metadata; give the metadata of the predicted lesions"),
-        (table["target"].isna(), "has no target; give predictions of labelled lesions"),
-        (twice, "is predicted twice; give one model's predictions"),
-    ):
-        if bad.any():
-            raise InputError(f"{table['isic_id'][bad].iloc[0]} {complaint}")
+    _check(table, lesions)
     described = lesions.set_index("isic_id").loc[table["isic_id"]].reset_index()
     patient = table["patient_id"].astype("string").reset_index(drop=True)
     if "patient_id" in described:
@@ -88,6 +81,17 @@ def by_subgroup(
     names = [name + end for name in FIGURES for end in ("", "_low", "_high")]
     found = pd.DataFrame(records, columns=["variable", "group", "n", "positives", "patients", *names, "withheld"])
     return found.astype({"patients": "Int64"})
+
+
+def _check(table: pd.DataFrame, lesions: pd.DataFrame) -> None:
+    unknown, twice = ~table["isic_id"].isin(lesions["isic_id"]), table["isic_id"].duplicated()
+    for bad, complaint in (
+        (unknown, "is not in the metadata; give the metadata of the predicted lesions"),
+        (table["target"].isna(), "has no target; give predictions of labelled lesions"),
+        (twice, "is predicted twice; give one model's predictions"),
+    ):
+        if bad.any():
+            raise InputError(f"{table['isic_id'][bad].iloc[0]} {complaint}")
 
 
 def as_text(found: pd.DataFrame) -> str:
