@@ -105,24 +105,38 @@ def fill(folder: Path) -> Path:
     return path
 
 
+def noted(move, trash):
+    """`os.replace` or `os.rename`, whose calls are events."""
+
+    def moved(source, target, **options):
+        path = Path(target)
+        step = path.name.isdecimal()
+        if not step:
+            happens("renaming", path.name)
+        move(source, target, **options)
+        if step:
+            happens("deleting" if trash in path.parts else "committed", path.name)
+
+    return moved
+
+
+def before(module, name, what):
+    """Make calls of a module's function an event."""
+    original = getattr(module, name)
+
+    def called(*args, **options):
+        happens(what)
+        return original(*args, **options)
+
+    setattr(module, name, called)
+
+
 def interfere(program: str) -> None:
     """Put the events into the modules."""
     from jaxlesion import training
     from jaxlesion.checkpoint import TRASH, Checkpoints
 
     save, empty, train_batches = Checkpoints.save, Checkpoints._empty_trash, training.train_batches
-
-    def noted(move):
-        def moved(source, target, **options):
-            path = Path(target)
-            step = path.name.isdecimal()
-            if not step:
-                happens("renaming", path.name)
-            move(source, target, **options)
-            if step:
-                happens("deleting" if TRASH in path.parts else "committed", path.name)
-
-        return moved
 
     def noted_save(self, state, *, metric=None):
         self.wait()  # so that the one before is not what is under way
@@ -158,16 +172,7 @@ def interfere(program: str) -> None:
 
         return train_batches(spoilt_step, state, with_rows(batches), put, on_loss, next_step, save)
 
-    def before(module, name, what):
-        original = getattr(module, name)
-
-        def noted(*args, **options):
-            happens(what)
-            return original(*args, **options)
-
-        setattr(module, name, noted)
-
-    os.replace, os.rename = noted(os.replace), noted(os.rename)
+    os.replace, os.rename = noted(os.replace, TRASH), noted(os.rename, TRASH)
     Checkpoints.save, Checkpoints._empty_trash = noted_save, slowly_empty
     training.train_batches = noted_batches
     before(training, "decode_ahead", "decoding")
