@@ -24,7 +24,7 @@ from experiments import (
     table9,
 )
 from experiments.common import parse, perform
-from jaxlesion.console import run_program
+from jaxlesion.ui.console import run_program
 
 CHEAPEST_FIRST = (
     *(table1, table8, table9, frozen_baseline, five_epochs, table4, table5, table7),

@@ -17,13 +17,13 @@ import jax
 import numpy as np
 import tyro
 
-from jaxlesion.augment import augment
-from jaxlesion.config import RECIPES, Recipe
-from jaxlesion.console import run_program, say
-from jaxlesion.data.augment import augmenter
-from jaxlesion.data.images import decode, resize
-from jaxlesion.data.layout import open_dataset
-from jaxlesion.files import write_atomic
+from jaxlesion.core.config import RECIPES, Recipe
+from jaxlesion.core.files import write_atomic
+from jaxlesion.data.albumentations import augmenter
+from jaxlesion.data.dataset import open_dataset
+from jaxlesion.data.sources import decode, resize
+from jaxlesion.learning.augment import augment
+from jaxlesion.ui.console import run_program, say
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,17 @@ from typing import Literal
 
 import tyro
 
-from jaxlesion.console import run_program
-from jaxlesion.errors import InputError
+from jaxlesion.core.errors import InputError
+from jaxlesion.ui.console import run_program
 
 # Joins the others, prints a line when the step has run once, and its seconds for every line that comes in.
 WORK = """
 import json, sys, time
 from argparse import Namespace
 from experiments.bench_throughput import jaxlesion_step
-from jaxlesion.compilation import keep_compiled
-from jaxlesion.config import DistributedConfig
-from jaxlesion.distributed import joined
+from jaxlesion.runtime.compile_cache import keep_compiled
+from jaxlesion.core.config import DistributedConfig
+from jaxlesion.runtime.processes import joined
 together = json.loads(sys.argv[2])
 with joined(DistributedConfig(launcher=False, **together)):
     keep_compiled()

@@ -28,19 +28,20 @@ import jax
 import numpy as np
 import tyro
 
-from jaxlesion.augment import augment
-from jaxlesion.compilation import keep_compiled
-from jaxlesion.config import RECIPES, DataConfig, ModelConfig, VariantName
-from jaxlesion.console import run_program
-from jaxlesion.data import images
-from jaxlesion.data.augment import augmenter
+from jaxlesion.core.config import RECIPES, DataConfig, ModelConfig
+from jaxlesion.data import sources as images
+from jaxlesion.data.albumentations import augmenter
+from jaxlesion.data.batches import Batches
 from jaxlesion.data.cache import ImageCache
-from jaxlesion.data.layout import Dataset, open_dataset
-from jaxlesion.data.loader import Batches
-from jaxlesion.loop import predict_batches
-from jaxlesion.sharding import data_mesh, put_on
-from jaxlesion.state import build_model, init_variables
-from jaxlesion.steps import make_predict_step
+from jaxlesion.data.dataset import Dataset, open_dataset
+from jaxlesion.learning.augment import augment
+from jaxlesion.learning.loop import predict_batches
+from jaxlesion.learning.step import make_predict_step
+from jaxlesion.model.registry import build_model
+from jaxlesion.model.variables import init_variables
+from jaxlesion.runtime.compile_cache import keep_compiled
+from jaxlesion.runtime.devices import data_mesh, shard_batch
+from jaxlesion.ui.console import run_program
 
 Turn = Callable[[], object]  # handles the rows of the benchmark once
 RECIPE = RECIPES["light"]
@@ -66,7 +67,7 @@ class Bench:
     """Turns of each."""
     network: bool = True
     """Whether to run the network too."""
-    variant: VariantName = "efficientnetv2_b1"
+    variant: str = "efficientnetv2_b1"
     """Which network."""
 
 
@@ -133,7 +134,7 @@ def augmentation(batch: np.ndarray, turns: int) -> Iterator[tuple[str, Turn]]:
 
 def network(bench: Bench, batches: Batches, rows: np.ndarray) -> Iterator[tuple[str, Turn]]:
     """Probabilities of images that are in memory, and of the same straight from their files."""
-    model, put = build_model(ModelConfig(variant=bench.variant)), put_on(data_mesh(bench.batch, jax.devices()[:1]))
+    model, put = build_model(ModelConfig(variant=bench.variant)), shard_batch(data_mesh(bench.batch, jax.devices()[:1]))
     variables, step = init_variables(model, 0), make_predict_step(model)
     decoded = list(batches.plain(rows))
     yield IN_MEMORY, lambda: predict_batches(step, variables, decoded, put)

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxlesion.console import run_program, say
-from jaxlesion.memory import keep_memory
 from jaxlesion.model import blocks
 from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2
+from jaxlesion.runtime.memory import keep_memory
+from jaxlesion.ui.console import run_program, say
 
 FORMS = ("native", "fast")
 

@@ -23,13 +23,15 @@ def jaxlesion_step(args: argparse.Namespace):
     import jax
     import numpy as np
 
-    from jaxlesion.config import ModelConfig, OptimConfig, RecipeSpec
-    from jaxlesion.distributed import compiled_first, share
-    from jaxlesion.memory import keep_memory
-    from jaxlesion.optim import make_optimiser
-    from jaxlesion.sharding import data_mesh, everywhere, here, put_on, use_cores
-    from jaxlesion.state import build_model, create_state, init_variables
-    from jaxlesion.steps import make_predict_step, make_train_step
+    from jaxlesion.core.config import ModelConfig, OptimConfig, RecipeSpec
+    from jaxlesion.learning.optim import make_optimiser
+    from jaxlesion.learning.state import create_state
+    from jaxlesion.learning.step import make_predict_step, make_train_step
+    from jaxlesion.model.registry import build_model
+    from jaxlesion.model.variables import init_variables
+    from jaxlesion.runtime.devices import data_mesh, local_mesh, replicate, shard_batch, use_cores
+    from jaxlesion.runtime.memory import keep_memory
+    from jaxlesion.runtime.processes import compile_before_running, local_share
 
     keep_memory()  # this and the cores as devices: as every program of the package does
     use_cores(args.batch)
@@ -44,16 +46,16 @@ def jaxlesion_step(args: argparse.Namespace):
         "mask": np.ones(args.batch, np.float32),
         "row": np.arange(args.batch, dtype=np.int32),
     }
-    batch = {key: array[share(args.batch)] for key, array in batch.items()}
+    batch = {key: array[local_share(args.batch)] for key, array in batch.items()}
     name = f"jax {jax.__version__} on {mesh.size} {jax.devices()[0].device_kind}"
     if args.what == "infer":
-        predict, mine = make_predict_step(model), here(mesh)
-        variables, batch = everywhere(mine, variables), put_on(mine)(batch)
+        predict, mine = make_predict_step(model), local_mesh(mesh)
+        variables, batch = replicate(mine, variables), shard_batch(mine)(batch)
         return lambda: predict(variables, batch).block_until_ready(), name
     optimiser = make_optimiser(OptimConfig())
     train = make_train_step(model, optimiser, OptimConfig(), seed=0, recipe=RecipeSpec(), mesh=mesh)
-    train, batch = compiled_first(train), put_on(mesh)(batch)
-    state = everywhere(mesh, create_state(variables, optimiser, total_steps=1000))
+    train, batch = compile_before_running(train), shard_batch(mesh)(batch)
+    state = replicate(mesh, create_state(variables, optimiser, total_steps=1000))
 
     def step() -> None:
         nonlocal state

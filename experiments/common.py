@@ -15,20 +15,20 @@ from typing import Any, Literal, NoReturn
 
 from experiments import results
 from experiments.results import Section
-from jaxlesion import config as configuration
-from jaxlesion.cli import arguments, parse_train
-from jaxlesion.compilation import keep_compiled
-from jaxlesion.config import Preset, TrainConfig
-from jaxlesion.console import progress, run_program, say
-from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
-from jaxlesion.errors import InputError
-from jaxlesion.figures import How, Parts, figures_by_part
-from jaxlesion.files import sha256, write_atomic
-from jaxlesion.intervals import DRAWS
-from jaxlesion.runs import Run
-from jaxlesion.sharding import use_cores
+from jaxlesion.core import config as configuration
+from jaxlesion.core.config import Preset, TrainConfig
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import sha256, write_atomic
+from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
+from jaxlesion.evaluation.bootstrap import DRAWS
+from jaxlesion.evaluation.summary import How, Parts, figures_by_part
+from jaxlesion.model.weights import find_weights
+from jaxlesion.runs.store import Run
+from jaxlesion.runtime.compile_cache import keep_compiled
+from jaxlesion.runtime.devices import use_cores
 from jaxlesion.train import choose_folds, open_run, train
-from jaxlesion.weights import find_weights
+from jaxlesion.ui.console import progress, run_program, say
+from jaxlesion.ui.options import arguments, parse_train
 
 SHRUNK_EPOCHS = {1: 1, 5: 2, 20: 2, 50: 3, 100: 4}
 SHRUNK_DRAWS = 100
@@ -274,9 +274,10 @@ def parse(argv: Sequence[str] | None, program: str, title: str, only: Sequence[s
 
 def _random_weights(folder: Path) -> Path:
     """Random weights of the tiny network as a file: a frozen backbone and kNN need some."""
-    from jaxlesion.config import ModelConfig
+    from jaxlesion.core.config import ModelConfig
     from jaxlesion.model.port import to_timm, write_safetensors
-    from jaxlesion.state import build_model, init_variables
+    from jaxlesion.model.registry import build_model
+    from jaxlesion.model.variables import init_variables
 
     path = folder / "random-tiny.safetensors"
     if not path.is_file():

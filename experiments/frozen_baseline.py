@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from experiments.common import Context, Experiment, Setting, main
 from experiments.results import Section
 from experiments.trained import trained_section
-from jaxlesion.runs import Run
+from jaxlesion.runs.store import Run
 
 
 def make(context: Context, runs: Sequence[Run]) -> Section:

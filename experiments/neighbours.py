@@ -8,12 +8,12 @@ import pandas as pd
 
 from experiments.common import Context
 from experiments.paper import TABLE8
-from jaxlesion.console import say
+from jaxlesion.core.files import write_atomic
 from jaxlesion.data.lesions import feature_columns
 from jaxlesion.data.predictions import read_predictions, write_predictions
-from jaxlesion.figures import Parts
-from jaxlesion.files import write_atomic
+from jaxlesion.evaluation.summary import Parts
 from jaxlesion.knn import KnnConfig, knn_predictions
+from jaxlesion.ui.console import say
 
 _NOTE = (
     "Index: all rows of the other folds; queries: all rows of a fold; score: the share of malignant ones among the k "

@@ -14,13 +14,13 @@ from typing import Any
 import jax
 import pandas as pd
 
-from jaxlesion import config as configuration
-from jaxlesion.config import TrainConfig
-from jaxlesion.errors import InputError
-from jaxlesion.figures import Figure, Parts, as_json, drawn_by
-from jaxlesion.files import write_atomic
-from jaxlesion.intervals import LEVEL
-from jaxlesion.runs import Run, make_manifest
+from jaxlesion.core import config as configuration
+from jaxlesion.core.config import TrainConfig
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import write_atomic
+from jaxlesion.evaluation.bootstrap import LEVEL
+from jaxlesion.evaluation.summary import Figure, Parts, as_json, drawn_by
+from jaxlesion.runs.store import Run, make_manifest
 
 ORDER = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9")
 ORDER += ("frozen_baseline", "five_epochs")

@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from jaxlesion.console import run_program, say
+from jaxlesion.core.errors import InputError
 from jaxlesion.data.demo import TEST_COLUMNS, TRAIN_COLUMNS, write_demo
-from jaxlesion.errors import InputError
+from jaxlesion.ui.console import run_program, say
 
 SKEW = 1.0  # standard deviation of the logarithm of a patient's share: the largest has some 15 times the mean
 
@@ -98,7 +98,7 @@ def _write_images(path: Path, ids: list[str], crops: Path, which: np.ndarray) ->
 LOAD = """
 import sys, time
 from pathlib import Path
-from jaxlesion.config import FoldsConfig, SamplingConfig
+from jaxlesion.core.config import FoldsConfig, SamplingConfig
 from jaxlesion.data.folds import assign, training_rows, validation_rows
 from jaxlesion.data.lesions import read_lesions
 began = time.perf_counter()

@@ -14,8 +14,8 @@ import pandas as pd
 from experiments.common import Context, Experiment, Setting, main
 from experiments.results import Section, markdown
 from experiments.trained import held_out
-from jaxlesion.files import write_atomic
-from jaxlesion.runs import Run
+from jaxlesion.core.files import write_atomic
+from jaxlesion.runs.store import Run
 
 COLUMNS = ("isic_id", "target", "original_target", "fold", "oof_prediction", "model")
 

@@ -14,10 +14,10 @@ import pandas as pd
 from experiments import paper
 from experiments.common import Context, Experiment, Setting, main
 from experiments.results import Section, markdown
+from jaxlesion.core.files import write_atomic
 from jaxlesion.data.predictions import read_predictions
-from jaxlesion.files import write_atomic
 from jaxlesion.predict import PredictConfig, predict
-from jaxlesion.runs import Run
+from jaxlesion.runs.store import Run
 
 LENGTHS = (1, 20, 50, 100)
 FEW = 5  # rows shown of a test set that has none of the paper's lesions

@@ -15,7 +15,7 @@ from experiments.neighbours import by_features, features_of, note, searched
 from experiments.paper import TABLE8
 from experiments.results import Section, markdown, shown
 from experiments.trained import main_part
-from jaxlesion.runs import Run
+from jaxlesion.runs.store import Run
 
 COLUMNS = (
     ("malignant F1", "malignant_f1"),

@@ -14,8 +14,8 @@ from experiments.neighbours import by_features, features_of, note, searched
 from experiments.paper import TABLE9
 from experiments.results import Section, markdown, shown
 from experiments.trained import RATES, main_part
-from jaxlesion.metrics import CLASSES
-from jaxlesion.runs import Run
+from jaxlesion.evaluation.metrics import CLASSES
+from jaxlesion.runs.store import Run
 
 K = "k = 5"
 SUPPORT = {"benign": 80_133, "malignant": 79}  # of the paper's fold

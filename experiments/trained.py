@@ -8,9 +8,9 @@ from experiments.common import Context
 from experiments.paper import Printed
 from experiments.results import Section, markdown, shown
 from jaxlesion.data.predictions import read_predictions
-from jaxlesion.figures import CHOSEN, Figures, Parts, rows_of_run
-from jaxlesion.metrics import CLASSES
-from jaxlesion.runs import Run
+from jaxlesion.evaluation.metrics import CLASSES
+from jaxlesion.evaluation.summary import CHOSEN, Figures, Parts, rows_of_run
+from jaxlesion.runs.store import Run
 
 RATES = ("precision", "recall", "f1")
 BESIDE = (
@@ -37,7 +37,7 @@ def held_out(context: Context, run: Run) -> pd.DataFrame:
 
 def figures(context: Context, run: Run) -> Parts:
     """By part, on the `normalised rows` and the `whole fold`; only the latter where all negatives were trained on."""
-    rows = rows_of_run(run, run.folds_table(), held_out(context, run))
+    rows = rows_of_run(run.config, run.folds_table(), held_out(context, run))
     if run.config.sampling.negatives_kept == 1:
         return context.figures({"whole fold": rows["whole fold"]})
     return context.figures({"normalised rows": rows["normalised"], "whole fold": rows["whole fold"]})

@@ -6,11 +6,11 @@ from jaxlesion._version import __version__
 
 if TYPE_CHECKING:
     from jaxlesion.api import create_model, load_run
-    from jaxlesion.state import normalise
+    from jaxlesion.model.variables import normalise
 
 __all__ = ["__version__", "create_model", "load_run", "normalise"]
 
-_HOME = {"create_model": "jaxlesion.api", "load_run": "jaxlesion.api", "normalise": "jaxlesion.state"}
+_HOME = {"create_model": "jaxlesion.api", "load_run": "jaxlesion.api", "normalise": "jaxlesion.model.variables"}
 
 
 def __getattr__(name: str) -> Any:

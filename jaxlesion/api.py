@@ -7,17 +7,18 @@ features = model.apply(variables, jaxlesion.normalise(images, model.variant))
 from pathlib import Path
 from typing import Literal
 
-from jaxlesion.errors import InputError
-from jaxlesion.inference import restore_variables
-from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2
-from jaxlesion.runs import Run
-from jaxlesion.state import Variables, build_model
-from jaxlesion.weights import find_weights, initial_variables
+import flax.linen as nn
+
+from jaxlesion.inference.predictor import restore_variables
+from jaxlesion.model.registry import build_model, find_backbone
+from jaxlesion.model.variables import Variables
+from jaxlesion.model.weights import find_weights, initial_variables
+from jaxlesion.runs.store import Run
 
 
 def create_model(
     name: str = "efficientnetv2_b1", *, weights: str | Path = "imagenet", num_classes: int = 1, seed: int = 0, **options
-) -> tuple[EfficientNetV2, Variables]:
+) -> tuple[nn.Module, Variables]:
     """A network and variables for `model.apply(variables, images)`.
 
     Args:
@@ -31,16 +32,15 @@ def create_model(
     Raises:
         InputError: no such variant, or the weights cannot be had or do not fit.
     """
-    if name not in VARIANTS:
-        raise InputError(f"there is no network {name}: choose from {', '.join(VARIANTS)}")
-    model = EfficientNetV2(VARIANTS[name], num_classes=num_classes, **options)
+    network, variant = find_backbone(name)
+    model = network(variant, num_classes=num_classes, **options)
     variables, _ = initial_variables(model, find_weights(str(weights), name), seed)
     return model, variables
 
 
 def load_run(
     run: str | Path, fold: int = 0, *, checkpoint: Literal["last", "best"] = "last"
-) -> tuple[EfficientNetV2, Variables]:
+) -> tuple[nn.Module, Variables]:
     """The network of a trained fold and the variables that predict; a logit's sigmoid is the probability.
 
     Raises:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from jaxlesion.cli import arguments, parse
-from jaxlesion.console import Meter, run_program, say
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import write_atomic
+from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.duplicates import count, duplicates, pixel_digests
-from jaxlesion.data.layout import open_dataset
 from jaxlesion.data.lesions import KEYS
-from jaxlesion.errors import InputError
-from jaxlesion.files import write_atomic
-from jaxlesion.inference import lesions_of
-from jaxlesion.runs import Run
+from jaxlesion.inference.predictor import lesions_of
+from jaxlesion.runs.store import Run
+from jaxlesion.ui.console import Meter, run_program, say
+from jaxlesion.ui.options import arguments, parse
 
 LISTED = 10  # groups that are printed
 

@@ -8,19 +8,29 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxlesion.cli import arguments, parse
-from jaxlesion.console import print_comparison, print_figures, progress, run_program, say
-from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import write_atomic
+from jaxlesion.data.batches import open_batches
+from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import KEYS, read_lesions
-from jaxlesion.data.loader import open_batches
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
-from jaxlesion.errors import InputError
-from jaxlesion.figures import CHOSEN, Compared, How, Parts, as_json, compare, drawn_by, figures_by_part, rows_of_run
-from jaxlesion.files import write_atomic
-from jaxlesion.inference import data_config, lesions_of, predict_ensemble, predict_out_of_fold
-from jaxlesion.intervals import DRAWS, LEVEL
-from jaxlesion.runs import Run
-from jaxlesion.subgroups import DIAGNOSES, VARIABLES, as_text, by_subgroup
+from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
+from jaxlesion.evaluation.subgroups import DIAGNOSES, VARIABLES, as_text, by_subgroup
+from jaxlesion.evaluation.summary import (
+    CHOSEN,
+    Compared,
+    How,
+    Parts,
+    as_json,
+    compare,
+    drawn_by,
+    figures_by_part,
+    rows_of_run,
+)
+from jaxlesion.inference.predictor import data_config, lesions_of, predict_ensemble, predict_out_of_fold
+from jaxlesion.runs.store import Run
+from jaxlesion.ui.console import print_comparison, print_figures, progress, run_program, say
+from jaxlesion.ui.options import arguments, parse
 
 COLUMNS = (*KEYS, *VARIABLES, *DIAGNOSES)  # of the metadata: what figures and subgroups need
 BEST_NOTE = "checkpoint best: its epoch was chosen on rows of this very fold, so these figures are too good"
@@ -194,7 +204,7 @@ def _of_run(config: EvaluateConfig, run: Run) -> _Source:
     table = predict_out_of_fold(run, lesions, batches, config.checkpoint)
     if config.checkpoint == "last":
         notes.append(_agreement(run, table))
-    return _Source(table, lesions, rows_of_run(run, lesions, table), "whole", notes)
+    return _Source(table, lesions, rows_of_run(run.config, lesions, table), "whole", notes)
 
 
 def is_external(run: Run, dataset: Dataset) -> bool:

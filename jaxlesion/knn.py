@@ -12,29 +12,29 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from jaxlesion import config as configuration
-from jaxlesion.cli import arguments, parse
-from jaxlesion.compilation import keep_compiled
-from jaxlesion.config import DataConfig, FoldsConfig, ModelConfig, TrainConfig, flag, lookup
-from jaxlesion.console import Meter, console, progress, run_program, say
+from jaxlesion.core import config as configuration
+from jaxlesion.core.config import DataConfig, FoldsConfig, ModelConfig, TrainConfig, flag, lookup
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import without_nan, write_atomic
+from jaxlesion.data.batches import Batches, open_batches
+from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.folds import assign, subset
-from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
-from jaxlesion.data.loader import Batches, open_batches
 from jaxlesion.data.metadata import metadata_features
 from jaxlesion.data.predictions import concatenate, predictions_table, write_predictions
-from jaxlesion.errors import InputError
-from jaxlesion.figures import Figure, Figures, How, Parts, drawn_by, figures_by_part
-from jaxlesion.files import write_atomic
-from jaxlesion.inference import lesions_of, predict_rows, restore_variables
-from jaxlesion.intervals import DRAWS, LEVEL
-from jaxlesion.loop import predict_batches
-from jaxlesion.runs import Run, without_nan
-from jaxlesion.search import nearest
-from jaxlesion.sharding import data_mesh, replicated, use_cores
-from jaxlesion.state import build_model
-from jaxlesion.steps import make_feature_step
+from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
+from jaxlesion.evaluation.summary import Figure, Figures, How, Parts, drawn_by, figures_by_part
+from jaxlesion.inference.neighbours import nearest
+from jaxlesion.inference.predictor import lesions_of, predict_rows, restore_variables
+from jaxlesion.learning.loop import predict_batches
+from jaxlesion.learning.step import make_feature_step
+from jaxlesion.model.registry import build_model
+from jaxlesion.model.weights import find_weights, initial_variables
+from jaxlesion.runs.store import Run
+from jaxlesion.runtime.compile_cache import keep_compiled
+from jaxlesion.runtime.devices import data_mesh, replicated, use_cores
 from jaxlesion.train import choose_folds
-from jaxlesion.weights import find_weights, initial_variables
+from jaxlesion.ui.console import Meter, console, progress, run_program, say
+from jaxlesion.ui.options import arguments, parse
 
 PIXELS = 32  # side of what `pixels` compares: 3,072 numbers
 OF_THE_RUN = ("folds", "model", "weights", "data.image_size", "data.max_records", "data.seed")

@@ -9,19 +9,19 @@ from typing import Literal
 
 import pandas as pd
 
-from jaxlesion.cli import arguments, parse
-from jaxlesion.console import Meter, run_program, say
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import sha256
+from jaxlesion.data.batches import Batches
 from jaxlesion.data.cache import CACHE, ImageCache
-from jaxlesion.data.images import FileImages
-from jaxlesion.data.layout import fingerprint, open_dataset
+from jaxlesion.data.dataset import fingerprint, open_dataset
 from jaxlesion.data.lesions import KEYS
-from jaxlesion.data.loader import Batches
 from jaxlesion.data.predictions import predictions_as_text, write_predictions, write_submission
-from jaxlesion.data.shards import ROWS, Part, Shards
-from jaxlesion.errors import InputError
-from jaxlesion.files import sha256
-from jaxlesion.inference import Ensemble, data_config, decode_ahead
-from jaxlesion.runs import Run
+from jaxlesion.data.sources import FileImages
+from jaxlesion.inference.predictor import Ensemble, data_config, decode_ahead
+from jaxlesion.inference.shards import ROWS, Part, Shards
+from jaxlesion.runs.store import Run
+from jaxlesion.ui.console import Meter, run_program, say
+from jaxlesion.ui.options import arguments, parse
 
 
 @dataclass(frozen=True)

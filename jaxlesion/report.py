@@ -10,18 +10,18 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from jaxlesion.cli import arguments, parse
-from jaxlesion.config import to_dict
-from jaxlesion.console import FIGURES, progress, run_program, say
+from jaxlesion.core.config import to_dict
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import write_atomic
+from jaxlesion.data.dataset import fingerprint, open_dataset
 from jaxlesion.data.folds import training_rows
-from jaxlesion.data.layout import fingerprint, open_dataset
 from jaxlesion.data.predictions import read_predictions
-from jaxlesion.errors import InputError
-from jaxlesion.figures import CHOSEN, How, drawn_by, figures_of_run
-from jaxlesion.files import write_atomic
-from jaxlesion.inference import finished_folds, lesions_of
-from jaxlesion.intervals import DRAWS, LEVEL
-from jaxlesion.pictures import (
+from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
+from jaxlesion.evaluation.subgroups import MIN_POSITIVES
+from jaxlesion.evaluation.summary import CHOSEN, How, drawn_by, figures_of_run
+from jaxlesion.evaluation.thresholds import on_other_folds
+from jaxlesion.inference.predictor import finished_folds, lesions_of
+from jaxlesion.reporting.pictures import (
     Pictures,
     Source,
     cell,
@@ -31,9 +31,9 @@ from jaxlesion.pictures import (
     draw_reliability,
     draw_subgroups,
 )
-from jaxlesion.runs import Run
-from jaxlesion.subgroups import MIN_POSITIVES
-from jaxlesion.thresholds import on_other_folds
+from jaxlesion.runs.store import Run
+from jaxlesion.ui.console import FIGURES, progress, run_program, say
+from jaxlesion.ui.options import arguments, parse
 
 HEADLINE = {  # columns of the tables of folds
     "n": "rows",
@@ -110,7 +110,7 @@ def read(config: ReportConfig) -> Source:
     table = held_out(run, lesions)
     columns = (table[name].to_numpy(np.float64) for name in ("target", "prediction", "fold"))
     with progress("bootstrap") as tick:
-        parts = figures_of_run(run, lesions, table, How(draws=config.bootstrap, tick=tick))
+        parts = figures_of_run(run.config, lesions, table, How(draws=config.bootstrap, tick=tick))
     return Source(run, dataset, lesions, table, parts, on_other_folds(*columns))
 
 
@@ -203,7 +203,7 @@ def options(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def render(name: str, context: Mapping[str, Any]) -> str:
     """A template of this package, filled; what goes into HTML is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jaxlesion"),
+        loader=jinja2.PackageLoader("jaxlesion.reporting"),
         autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -10,29 +10,37 @@ from typing import Any
 import jax
 import pandas as pd
 
-from jaxlesion import config as configuration
-from jaxlesion.cli import arguments, parse_train
-from jaxlesion.compilation import keep_compiled
-from jaxlesion.config import DistributedConfig, TrainConfig
-from jaxlesion.console import console, print_figures, run_program, say
+from jaxlesion.core import config as configuration
+from jaxlesion.core.config import DistributedConfig, TrainConfig
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import sha256
+from jaxlesion.data.batches import open_batches, steps_per_epoch
+from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.folds import assign, subset, training_rows
-from jaxlesion.data.images import check
-from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import KEYS
-from jaxlesion.data.loader import open_batches, steps_per_epoch
 from jaxlesion.data.predictions import write_predictions
-from jaxlesion.distributed import count, ended_together, first_alone, from_first, in_turn, index, joined
-from jaxlesion.errors import InputError
+from jaxlesion.data.sources import check
 from jaxlesion.evaluate import PRIOR_NOTE
-from jaxlesion.figures import How, drawn_by, figures_of_run
-from jaxlesion.files import sha256
-from jaxlesion.inference import lesions_of
-from jaxlesion.runs import FoldDir, Run, difference, make_manifest
-from jaxlesion.sharding import use_cores
-from jaxlesion.signals import StopSignal
-from jaxlesion.state import build_model
-from jaxlesion.training import FoldTraining
-from jaxlesion.weights import find_weights, read_variables
+from jaxlesion.evaluation.summary import How, drawn_by, figures_of_run
+from jaxlesion.inference.predictor import lesions_of
+from jaxlesion.learning.trainer import FoldTraining
+from jaxlesion.model.registry import build_model
+from jaxlesion.model.weights import find_weights, read_variables
+from jaxlesion.runs.store import FoldDir, Run, difference, make_manifest
+from jaxlesion.runtime.compile_cache import keep_compiled
+from jaxlesion.runtime.devices import use_cores
+from jaxlesion.runtime.processes import (
+    end_together,
+    first_alone,
+    from_first,
+    in_turn,
+    join_processes,
+    process_count,
+    process_index,
+)
+from jaxlesion.runtime.signals import StopSignal
+from jaxlesion.ui.console import console, print_figures, run_program, say
+from jaxlesion.ui.options import arguments, parse_train
 
 DEMO_NOTE = "The figures of drawn lesions mean nothing clinically."
 
@@ -43,7 +51,7 @@ def train(config: TrainConfig) -> Run:
     Raises:
         InputError: whatever about the data, the weights or the run the caller must put right.
     """
-    with joined(config.distributed), _first_alone_prints():
+    with join_processes(config.distributed), _first_alone_prints():
         return _train(config)
 
 
@@ -52,8 +60,8 @@ def _train(config: TrainConfig) -> Run:
     with in_turn():
         config = locate(config)
     config = agreed(config)
-    use_cores(config.data.batch_size // count())
-    if count() > 1:
+    use_cores(config.data.batch_size // process_count())
+    if process_count() > 1:
         jax.devices()  # starts JAX, here where all processes are: it waits for them, and not for long
     say(json.dumps(configuration.to_dict(config), indent=2))
     with in_turn():
@@ -69,12 +77,12 @@ def _train(config: TrainConfig) -> Run:
         fold_dir = run.fold(fold)
         with _held(fold_dir), StopSignal() as stop:
             table = FoldTraining(config, fold, fold_dir, lesions, batches, weights, stop).run()
-            if index() == 0:
+            if process_index() == 0:
                 write_predictions(fold_dir.oof, table)
                 run.collect_oof()
-        if index() == 0:
+        if process_index() == 0:
             report(run, lesions, table)
-    if not folds and index() == 0:
+    if not folds and process_index() == 0:
         run.collect_oof()  # folds may have come from another machine
     if config.preset == "demo":
         say(DEMO_NOTE)
@@ -84,7 +92,7 @@ def _train(config: TrainConfig) -> Run:
 
 @contextmanager
 def _first_alone_prints() -> Iterator[None]:
-    console.quiet = index() > 0
+    console.quiet = process_index() > 0
     try:
         yield
     finally:
@@ -101,7 +109,7 @@ def _held(fold_dir: FoldDir) -> Iterator[None]:
 
 def report(run: Run, lesions: pd.DataFrame, table: pd.DataFrame) -> None:
     """Print the figures of a fold that has been finished."""
-    for name, columns in figures_of_run(run, lesions, table).items():
+    for name, columns in figures_of_run(run.config, lesions, table).items():
         by = f"[95% interval] by {How().draws:,} draws of {drawn_by(table)}s"
         print_figures(name, columns, ["thresholded at 0.5", by, PRIOR_NOTE])
 
@@ -112,7 +120,7 @@ def agreed(config: TrainConfig) -> TrainConfig:
     Raises:
         InputError: it would be another run.
     """
-    if count() == 1:
+    if process_count() == 1:
         return config
     first = configuration.from_dict(from_first(lambda: configuration.to_dict(config)), "the first process")
     if (differs := difference(first, config)) is not None:
@@ -148,7 +156,7 @@ def _open_run(
     config: TrainConfig, dataset: Dataset, data: dict[str, str], weights: Path | None, weights_sha: str | None
 ) -> tuple[Run, pd.DataFrame]:
     new = not (config.run_dir / "config.json").is_file()
-    if new and index() > 0:
+    if new and process_index() > 0:
         raise InputError(
             f"{config.run_dir} is not there, but process 0 has made it: give a folder that all hosts share"
         )
@@ -216,7 +224,7 @@ def wanted_folds(run: Run, config: TrainConfig) -> list[int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `python -m jaxlesion.train`."""
-    with ended_together():
+    with end_together():
         run_program(lambda: train(parse_train(arguments(argv))))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxlesion.compilation import keep_compiled
+from jaxlesion.runtime.compile_cache import keep_compiled
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -59,10 +59,10 @@ def end_of(run: Path, fold: int = 0) -> dict[str, str]:
     import jax
     import numpy as np
 
-    from jaxlesion.checkpoint import Checkpoints
-    from jaxlesion.runs import Run
-    from jaxlesion.sharding import data_mesh, replicated
-    from jaxlesion.state import abstract_state
+    from jaxlesion.learning.checkpoint import Checkpoints
+    from jaxlesion.learning.state import abstract_state
+    from jaxlesion.runs.store import Run
+    from jaxlesion.runtime.devices import data_mesh, replicated
 
     directory = Run.open(run).fold(fold)
     content = {name: (directory.folder / name).read_bytes() for name in ("metrics.jsonl", "oof.csv")}
@@ -133,8 +133,8 @@ def before(module, name, what):
 
 def interfere(program: str) -> None:
     """Put the events into the modules."""
-    from jaxlesion import training
-    from jaxlesion.checkpoint import TRASH, Checkpoints
+    from jaxlesion.learning import trainer as training
+    from jaxlesion.learning.checkpoint import TRASH, Checkpoints
 
     save, empty, train_batches = Checkpoints.save, Checkpoints._empty_trash, training.train_batches
 

@@ -262,8 +262,8 @@ def check(refusal: Exception, start: str) -> None:
 
 def outcomes(numbers: Iterable[int]) -> Iterable[tuple[int, str, str]]:
     """Number, kind, and `decoded` or `refused`; AssertionError where a refusal is not one line that names it."""
-    from jaxlesion.data.images import decode
-    from jaxlesion.errors import InputError
+    from jaxlesion.core.errors import InputError
+    from jaxlesion.data.sources import decode
 
     for number in numbers:
         kind, data = mutant(number)
@@ -299,8 +299,8 @@ def hdf5(path: Path, libver: str) -> bytes:
 
 def hdf5_outcomes(numbers: Iterable[int], folder: Path) -> Iterable[tuple[int, str, str]]:
     """Of a file with some bytes changed, or cut: whether it is `refused`, or how many of its images are."""
-    from jaxlesion.data.images import open_images
-    from jaxlesion.errors import InputError
+    from jaxlesion.core.errors import InputError
+    from jaxlesion.data.sources import open_images
 
     path = folder / "images.hdf5"
     good = {version: hdf5(path, version) for version in ("earliest", "latest")}
@@ -333,7 +333,7 @@ def most_resident() -> int:
 
 def main(reader: str, first: int, count: int) -> None:
     """Read `count` mutants from number `first` on, images by `opencv` or `pillow`, or files of them by `hdf5`."""
-    from jaxlesion.data import images
+    from jaxlesion.data import sources as images
 
     numbers = range(first, first + count)
     with tempfile.TemporaryDirectory() as folder:

@@ -67,7 +67,7 @@ def test_links_between_pages_lead_somewhere():
 
 
 def test_options_in_the_docs_exist():
-    from jaxlesion.cli import parse_train
+    from jaxlesion.ui.options import parse_train
 
     known = _help(parse_train)
     for page in PAGES:

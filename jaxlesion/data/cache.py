@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlesion.errors import InputError
-from jaxlesion.files import Pieces
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import Pieces
 
 CACHE = Path("ckpt") / "cache"
 CHUNK = 512  # rows decoded between two flushes: bounds memory, and what a kill loses

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from jaxlesion.errors import InputError
+from jaxlesion.core.errors import InputError
 
 FIELD_MM = 15.0  # a SLICE-3D crop shows 15 mm x 15 mm of skin, whatever its number of pixels
 SHIFT = 1.3  # mean of each malignant trait in benign standard deviations; four traits: ideal AUC 0.967

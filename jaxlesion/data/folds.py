@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from jaxlesion.config import MAX_FOLDS, FoldsConfig, SamplingConfig
+from jaxlesion.core.config import MAX_FOLDS, FoldsConfig, SamplingConfig
+from jaxlesion.core.errors import InputError
 from jaxlesion.data.lesions import numbers, read_table
-from jaxlesion.errors import InputError
 
 
 def group_kfold(groups: np.ndarray, n: int) -> np.ndarray:

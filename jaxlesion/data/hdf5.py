@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import Pieces, write_atomic
 from jaxlesion.data.ids import valid_id
-from jaxlesion.errors import InputError
-from jaxlesion.files import Pieces, write_atomic
 
 if TYPE_CHECKING:
     import h5py

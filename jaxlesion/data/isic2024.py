@@ -32,13 +32,13 @@ import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import Pieces
+from jaxlesion.data.dataset import Dataset, open_dataset
 from jaxlesion.data.demo import TRAIN_COLUMNS
 from jaxlesion.data.hdf5 import Refused
-from jaxlesion.data.images import ImageSource
-from jaxlesion.data.layout import Dataset, open_dataset
 from jaxlesion.data.lesions import KEYS, is_label_side
-from jaxlesion.errors import InputError
-from jaxlesion.files import Pieces
+from jaxlesion.data.sources import ImageSource
 
 COLUMNS = [c for c in TRAIN_COLUMNS if c not in KEYS]
 NUMBERS = [

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jaxlesion.data.images import valid_id
-from jaxlesion.errors import InputError
+from jaxlesion.core.errors import InputError
+from jaxlesion.data.sources import valid_id
 
 # Known only after a biopsy, or computed from it: present in training files, absent at test time. A
 # model that sees one of them is told the answer.

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jaxlesion.config import DataConfig, RecipeSpec
-from jaxlesion.data.augment import augmenter
-from jaxlesion.errors import InputError
+from jaxlesion.core.config import DataConfig, RecipeSpec
+from jaxlesion.core.errors import InputError
+from jaxlesion.data.albumentations import augmenter
 
 
 def tensorflow():

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jaxlesion.config import MAX_FOLDS
+from jaxlesion.core.config import MAX_FOLDS
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import write_atomic
 from jaxlesion.data.lesions import numbers, read_table, shown
-from jaxlesion.errors import InputError
-from jaxlesion.files import write_atomic
 
 COLUMNS = ("isic_id", "patient_id", "target", "fold", "prediction", "model")
 CHUNK = 20_000  # rows that are text at a time

@@ -18,6 +18,7 @@ from jax import lax
 # "auto": the fast forms on the CPU, XLA's own elsewhere; `with IMPL("native"):` or "fast" for what is called within.
 # "shapes": what is traced fastest, where only the shapes of the parameters are wanted.
 IMPL = jax.make_user_context("auto")
+HEAD = "classifier"  # the top-level key of the classifier in `params`
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.9  # of the running value; torch calls it 0.1
 

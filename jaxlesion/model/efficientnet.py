@@ -12,9 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlesion.model.blocks import BLOCKS, BatchNorm, Conv, Dropout
-
-HEAD = "classifier"  # the top-level key of the classifier in `params`
+from jaxlesion.model.blocks import BLOCKS, HEAD, BatchNorm, Conv, Dropout
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,6 @@ class Variant:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     timm: str = ""  # timm's model name and tag; empty where there are no published weights
-
-    @property
-    def hub(self) -> str:
-        """Repository of the weights on the Hugging Face hub."""
-        return f"timm/{self.timm}"
 
 
 def _stages(repeats: tuple[int, ...], widths: tuple[int, ...]) -> tuple[Stage, ...]:

@@ -16,9 +16,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from jaxlesion.errors import InputError
-from jaxlesion.files import write_atomic
-from jaxlesion.model.efficientnet import HEAD
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import write_atomic
+from jaxlesion.model.blocks import HEAD
 
 LEAVES = {
     ("params", "kernel"): "weight",

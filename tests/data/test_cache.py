@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from jaxlesion.core.errors import InputError
 from jaxlesion.data import cache as module
 from jaxlesion.data.cache import ImageCache
-from jaxlesion.errors import InputError
 
 IDS = ["b", "d", "a", "c"]
 DIGEST = "0" * 64

@@ -13,8 +13,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from jaxlesion.core.errors import InputError
 from jaxlesion.data import demo
-from jaxlesion.errors import InputError
 
 SMALL = {"patients": 12, "lesions": 120, "malignant": 40, "test_lesions": 4, "seed": 3}
 TINY = {"patients": 5, "lesions": 15, "malignant": 5, "test_lesions": 1}

@@ -10,7 +10,7 @@ import pytest
 
 from jaxlesion import duplicates as program
 from jaxlesion.data.duplicates import CHUNK, count, duplicates, pixel_digest, pixel_digests
-from jaxlesion.data.images import decode, open_images
+from jaxlesion.data.sources import decode, open_images
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
+from jaxlesion.core.errors import InputError
 from jaxlesion.data import hdf5
 from jaxlesion.data.hdf5 import MAX_CHUNKS, index_hdf5, kept_index
-from jaxlesion.data.images import MAX_BYTES, open_images
-from jaxlesion.errors import InputError
+from jaxlesion.data.sources import MAX_BYTES, open_images
 
 IMAGE = bytes(range(256)) * 6  # what they mean does not matter here
 SECRET = b"the contents of another file"

@@ -13,12 +13,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 import jaxlesion.data.isic2024
-from jaxlesion.config import FoldsConfig
+from jaxlesion.core.config import FoldsConfig
+from jaxlesion.core.errors import InputError
+from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.folds import assign
-from jaxlesion.data.images import decode
-from jaxlesion.data.layout import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import is_label_side
-from jaxlesion.errors import InputError
+from jaxlesion.data.sources import decode
 
 VERSION = Path("isic2024") / "1.0.0"
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxlesion.core.errors import InputError
 from jaxlesion.data import lesions
 from jaxlesion.data.lesions import (
     MAX_COLUMNS,
@@ -20,7 +21,6 @@ from jaxlesion.data.lesions import (
     read_table,
     shown,
 )
-from jaxlesion.errors import InputError
 
 HEADER = "isic_id,target,patient_id"
 

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jaxlesion.core.errors import InputError
 from jaxlesion.data.lesions import is_label_side, read_lesions
 from jaxlesion.data.metadata import MAX_CATEGORIES, metadata_features
-from jaxlesion.errors import InputError
 
 
 def table(**columns: list) -> pd.DataFrame:

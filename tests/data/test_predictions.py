@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jaxlesion.core.errors import InputError
 from jaxlesion.data import predictions
 from jaxlesion.data.predictions import COLUMNS, concatenate, predictions_table, read_predictions, write_predictions
-from jaxlesion.errors import InputError
 
 LESIONS = pd.DataFrame(
     {

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxlesion.model import blocks
-from jaxlesion.model.efficientnet import HEAD, VARIANTS, EfficientNetV2
+from jaxlesion.model.blocks import HEAD
+from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2
 
 TINY = VARIANTS["tiny"]
 SMALL = replace(TINY, stages=(TINY.stages[0], TINY.stages[1], TINY.stages[3]))  # a stage of each kind: compiles soon

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlesion.errors import InputError
-from jaxlesion.model.efficientnet import HEAD, VARIANTS, EfficientNetV2
+from jaxlesion.core.errors import InputError
+from jaxlesion.model.blocks import HEAD
+from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2
 from jaxlesion.model.port import (
     MAX_BYTES,
     from_timm,

@@ -1,0 +1,1 @@
+"""Errors, files and configuration: what every layer may use."""

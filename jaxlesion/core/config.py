@@ -1,0 +1,376 @@
+"""What can be set, and the only home of every default.
+
+`TrainConfig` is both the command line of `python -m jaxlesion.train` and the `config.json` of a run.
+"""
+
+import builtins
+import contextlib
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxlesion.core.errors import InputError
+
+Recipe = Literal["none", "light", "full"]
+Preset = Literal["default", "paper", "baseline", "demo"]
+PRESETS: tuple[Preset, ...] = typing.get_args(Preset)
+MAX_FOLDS = 127  # a fold is an int8
+
+
+@dataclass(frozen=True)
+class RecipeSpec:
+    """One augmentation recipe, the same for every back end. Angles in degrees, the rest as fractions."""
+
+    flips: bool = False
+    rot90: bool = False
+    rotate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+
+
+LIGHT = RecipeSpec(flips=True, rot90=True, rotate=30.0, brightness=0.2, contrast=0.2)
+RECIPES: Mapping[str, RecipeSpec] = types.MappingProxyType(
+    {"none": RecipeSpec(), "light": LIGHT, "full": dataclasses.replace(LIGHT, scale=0.1, shift=0.1)}
+)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images and their order."""
+
+    image_size: int = 224
+    """Side in pixels that every crop is resized to."""
+    batch_size: int = 32
+    """Images per step, over all devices."""
+    max_records: int | None = None
+    """Use only this many rows, drawn by seed and stratified by target, before the folds."""
+    seed: int = 0
+    """Seed of everything drawn at random: rows, order, pixels, initial weights."""
+    workers: int = 2
+    """Threads that decode and augment. Their number changes no pixel."""
+    cache: bool = True
+    """Keep decoded images in ckpt/cache: all rows if they fit in --data.cache-gib, else those of training."""
+    cache_gib: float = 4.0
+    """Largest size of a whole table's decoded images."""
+    on_device: Literal["auto", "yes", "no"] = "auto"
+    """Hold the training images on the device; auto: on an accelerator, when they take under a quarter of its memory."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Which negatives are trained on; positives are always all kept. One of the two is set, the other None."""
+
+    negatives_kept: float | None = 0.01
+    """Fraction of the negatives that is kept, in (0, 1]; 1 is the full set."""
+    negatives_per_positive: float | None = None
+    """Negatives kept for each positive; replaces --sampling.negatives-kept."""
+
+
+@dataclass(frozen=True)
+class FoldsConfig:
+    """How lesions are split. No group is ever in two folds."""
+
+    n: int = 5
+    """Number of folds, for GroupKFold."""
+    group: str | None = "patient_id"
+    """Column whose values stay together: patient_id, or attribution to hold out hospitals."""
+    file: Path | None = None
+    """CSV with isic_id and fold, used instead of GroupKFold; replaces --folds.group."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of the training images."""
+
+    recipe: Recipe = "light"
+    """none: resize only; light: flips, quarter turns, rotation, brightness, contrast; full: light + scale and shift."""
+    backend: Literal["jax", "albumentations"] = "jax"
+    """jax: inside the jitted step; albumentations: on the host, through tf.data, as the paper did."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    variant: str = "efficientnetv2_b1"
+    """The backbone: efficientnetv2_b0 to efficientnetv2_b3, or tiny, which is for tests."""
+    freeze: bool = False
+    """Train the classifier only; BatchNorm statistics stay as they were."""
+    dropout: float = 0.0
+    """Dropout rate before the classifier."""
+    drop_path: float = 0.0
+    """Stochastic depth: rate at the last block, rising linearly from 0."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type that is computed in; auto: bfloat16 on GPU, float32 on CPU. Parameters and losses are float32."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Loss and optimiser."""
+
+    learning_rate: float = 1e-4
+    """Adam's step size after warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After warm-up: down to zero along a cosine, or constant."""
+    warmup_steps: int = 40
+    """Steps over which the step size rises linearly from zero."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW) on kernels; 0 is plain Adam."""
+    clip: float | None = None
+    """Largest global norm of the gradient."""
+    pos_weight: float = 1.0
+    """Weight of the positives in the loss."""
+    ema: float | None = None
+    """Decay of an exponential moving average of parameters and statistics, which is then what predicts."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save. The last two checkpoints and the best are kept."""
+
+    every_minutes: float = 10.0
+    """Save in mid-epoch when this long has passed; every epoch's end is saved in any case."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes, on one host or many, that train as one. Each is given the same options but its index."""
+
+    coordinator: str | None = None
+    """HOST:PORT of the first process, as the others reach it; needs --distributed.processes and --distributed.index."""
+    processes: int | None = None
+    """How many there are."""
+    index: int | None = None
+    """Number of this one, from 0."""
+    launcher: bool = True
+    """Join the processes that SLURM, Open MPI or a Kubernetes job has started, without the three options above."""
+    start_seconds: int = 300
+    """How long they wait for each other at the start."""
+    heartbeat_seconds: int = 100
+    """After so long without a sign of life from one, the others end."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train an image classifier on skin lesion crops, fold by fold, and predict each held-out fold."""
+
+    fold: tuple[int, ...] | Literal["all"] = (0,)
+    """Folds to train: 0, or 0 1 2, or all."""
+    data_dir: Path | None = None
+    """Folder with train-metadata.csv and train-image.hdf5 (or train-image/image/<isic_id>.jpg)."""
+    weights: str = "imagenet"
+    """imagenet, a .safetensors file in timm's names, or none for random weights."""
+    run_dir: Path | None = None
+    """Folder of the run [default: ckpt/<preset>-<time>]."""
+    preset: Preset = "default"
+    """Set of defaults; any flag beats it. Without --data-dir: demo, on drawn lesions."""
+    epochs: int = 20
+    """Passes over the sampled training rows."""
+    resume: bool = False
+    """Go on with the run in --run-dir; needs no other flag. A command that could begin the run does so if need be."""
+    data: DataConfig = field(default_factory=DataConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    folds: FoldsConfig = field(default_factory=FoldsConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+
+# What a later command may choose anew without making it another run.
+NOT_IDENTITY = ("fold", "data_dir", "run_dir", "resume", "checkpoint", "distributed")
+NOT_IDENTITY_DATA = ("workers", "cache", "cache_gib", "on_device")  # of `data`: they change no pixel
+
+# Options that replace one another: giving one on the command line unsets the other.
+EXCLUSIVE = (("sampling.negatives_kept", "sampling.negatives_per_positive"), ("folds.group", "folds.file"))
+
+
+def preset(name: Preset) -> TrainConfig:
+    """The configuration that a preset starts from."""
+    base = TrainConfig(preset=name)
+    if name == "baseline":
+        return replace(
+            base,
+            {
+                "epochs": 1,
+                "data.max_records": 50_000,
+                "augment.recipe": "none",
+                "model.freeze": True,
+                "optim.learning_rate": 1e-3,
+                "optim.schedule": "constant",
+                "optim.warmup_steps": 0,
+            },
+        )
+    if name == "paper":
+        return replace(base, {"augment.backend": "albumentations"})
+    if name == "demo":  # under two minutes on two cores, and it learns; the network is still the true B1
+        return replace(
+            base,
+            {
+                "weights": "none",
+                "data.image_size": 64,
+                "data.batch_size": 16,
+                "sampling.negatives_kept": None,
+                "sampling.negatives_per_positive": 3.0,
+                "optim.learning_rate": 1e-3,
+                "optim.warmup_steps": 20,
+            },
+        )
+    return base  # "default" is the paper's method, augmented inside the step
+
+
+def replace(config: Any, changes: Mapping[str, Any]) -> Any:
+    """`dataclasses.replace` with dotted names: `replace(config, {"optim.clip": 1.0})`."""
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        config = dataclasses.replace(config, **{head: replace(getattr(config, head), {rest: value}) if rest else value})
+    return config
+
+
+def lookup(config: Any, name: str) -> Any:
+    """The value at a dotted name."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def check(config: TrainConfig) -> None:
+    """Raise InputError for values that cannot work together or are out of range."""
+    for a, b in EXCLUSIVE:
+        if (lookup(config, a) is None) == (lookup(config, b) is None):
+            raise InputError(f"set exactly one of {flag(a)} and {flag(b)}")
+    last = config.folds.n - 1 if config.folds.file is None else MAX_FOLDS - 1
+    per_positive = config.sampling.negatives_per_positive
+    rules = {
+        "fold": (
+            config.fold == "all" or (config.fold and set(config.fold) <= set(range(last + 1))),
+            f"all, or 0 to {last}",
+        ),
+        "epochs": (config.epochs >= 1, "at least 1"),
+        "data.image_size": (config.data.image_size >= 16, "at least 16"),
+        "data.batch_size": (config.data.batch_size >= 1, "at least 1"),
+        "data.max_records": (config.data.max_records is None or config.data.max_records >= 1, "at least 1"),
+        "data.seed": (0 <= config.data.seed < 2**32, "0 to 4294967295"),
+        "data.workers": (config.data.workers >= 1, "at least 1"),
+        "sampling.negatives_kept": (
+            config.sampling.negatives_kept is None or 0 < config.sampling.negatives_kept <= 1,
+            "a fraction in (0, 1]",
+        ),
+        "sampling.negatives_per_positive": (per_positive is None or 0 < per_positive < math.inf, "above 0, and finite"),
+        "folds.n": (2 <= config.folds.n <= MAX_FOLDS, f"2 to {MAX_FOLDS}"),
+        "model.dropout": (0 <= config.model.dropout < 1, "in [0, 1)"),
+        "model.drop_path": (0 <= config.model.drop_path < 1, "in [0, 1)"),
+        "optim.learning_rate": (0 < config.optim.learning_rate < math.inf, "above 0, and finite"),
+        "optim.warmup_steps": (config.optim.warmup_steps >= 0, "0 or more"),
+        "optim.weight_decay": (0 <= config.optim.weight_decay < math.inf, "0 or more, and finite"),
+        "optim.clip": (config.optim.clip is None or config.optim.clip > 0, "above 0"),
+        "optim.pos_weight": (0 < config.optim.pos_weight < math.inf, "above 0, and finite"),
+        "optim.ema": (config.optim.ema is None or 0 < config.optim.ema < 1, "in (0, 1)"),
+        "checkpoint.every_minutes": (config.checkpoint.every_minutes > 0, "above 0"),
+        "distributed.start_seconds": (config.distributed.start_seconds >= 1, "at least 1"),
+        "distributed.heartbeat_seconds": (config.distributed.heartbeat_seconds >= 1, "at least 1"),
+    }
+    for name, (holds, wanted) in rules.items():
+        if not holds:
+            raise InputError(f"{flag(name)} must be {wanted}, not {lookup(config, name)}")
+    _check_distributed(config.distributed)
+    if config.model.freeze and config.weights == "none":
+        raise InputError(
+            "--model.freeze trains a classifier on the backbone's features: random weights have none to offer"
+        )
+
+
+def _check_distributed(config: DistributedConfig) -> None:
+    given = (config.coordinator, config.processes, config.index)
+    if given == (None, None, None):
+        return
+    if None in given:
+        raise InputError(
+            "--distributed.coordinator, --distributed.processes and --distributed.index go together: "
+            "give all three, or none under a launcher"
+        )
+    host, _, port = config.coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise InputError(f"--distributed.coordinator must be HOST:PORT, not {config.coordinator}")
+    if config.processes < 1:
+        raise InputError(f"--distributed.processes must be at least 1, not {config.processes}")
+    if not 0 <= config.index < config.processes:
+        raise InputError(f"--distributed.index must be 0 to {config.processes - 1}, not {config.index}")
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a dotted field name."""
+    return "--" + name.replace("_", "-")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A JSON-ready dictionary; `from_dict` is its inverse."""
+    return {
+        f.name: to_dict(value) if dataclasses.is_dataclass(value) else str(value) if isinstance(value, Path) else value
+        for f in dataclasses.fields(config)
+        for value in [getattr(config, f.name)]
+    }
+
+
+def from_dict(data: Mapping[str, Any], source: str, kind: type = TrainConfig, prefix: str = "") -> Any:
+    """Rebuild a configuration read from `source` (a file's name, for the message).
+
+    Raises:
+        InputError: a key that does not exist or a value of another type, naming the file and the key.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(f"{source}: {prefix.removesuffix('.') or 'it'} is {data!r}, not a group of options")
+    known = typing.get_type_hints(kind)
+    if unknown := sorted(set(data) - set(known)):
+        raise InputError(
+            f"{source}: there is no option {prefix}{unknown[0]}; remove it or use the version that wrote it"
+        )
+    values = {}
+    for name, value in data.items():
+        if dataclasses.is_dataclass(known[name]):
+            values[name] = from_dict(value, source, known[name], f"{prefix}{name}.")
+        else:
+            try:
+                values[name] = _from_json(value, known[name])
+            except TypeError:
+                raise InputError(
+                    f"{source}: {prefix}{name} is {value!r}, which this option cannot be; put back what training wrote"
+                ) from None
+    return kind(**values)
+
+
+def _from_json(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint` of a field; TypeError where it is none of that type."""
+    choices = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case types.UnionType | typing.Union:
+            for choice in choices:
+                with contextlib.suppress(TypeError):
+                    return _from_json(value, choice)
+        case typing.Literal if value in choices:
+            return value
+        case builtins.tuple if isinstance(value, list):
+            return tuple(_from_json(item, choices[0]) for item in value)
+        case None if hint is Path and isinstance(value, str):
+            return Path(value)
+        case None if hint is float and type(value) in (int, float):
+            return float(value)
+        case None if type(value) is hint:
+            return value
+    raise TypeError(hint)
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """What makes two commands the same run: all that a figure depends on, not where or how fast it comes about."""
+    kept = {name: value for name, value in to_dict(config).items() if name not in NOT_IDENTITY}
+    if kept["weights"] not in ("imagenet", "none"):
+        kept["weights"] = "a file"  # may lie elsewhere on another machine: its SHA-256 is compared, not its path
+    return kept | {"data": {name: value for name, value in kept["data"].items() if name not in NOT_IDENTITY_DATA}}

@@ -1,0 +1,301 @@
+"""Lesion crops from files that nobody vouches for: their bytes, and their pixels.
+
+`open_images` gives the bytes of an image by its id, from the HDF5 layout of the ISIC 2024 challenge
+or from a folder of files. `decode` turns bytes into pixels after reading what the header claims.
+Whatever is wrong with an image is an InputError that names it, and only when that image is needed.
+"""
+
+import functools
+import importlib.util
+import io
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence, Set
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import Pieces
+from jaxlesion.data.cache import CACHE
+from jaxlesion.data.hdf5 import MAX_BYTES, Refused, kept_index, read_hdf5, size_fault
+from jaxlesion.data.headers import MAX_PIXELS, claimed_size
+from jaxlesion.data.ids import valid_id
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+STRIP = 2**20  # pixels that Pillow converts at a time
+
+# A second line behind the header check. OpenCV reads it once, while it is being imported.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+
+
+def open_images(path: Path) -> "ImageSource":
+    """The images at `path`: an HDF5 file with one dataset per isic_id, or a folder of `<isic_id>.jpg` (.jpeg, .png).
+
+    Raises InputError when `path` is missing, unreadable, neither of the two, or holds no image.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            source: ImageSource = FolderImages(path)
+        elif path.is_file():
+            source = Hdf5Images(path)
+        else:
+            raise InputError(
+                f"{path}: no such file or folder; give the HDF5 file of images or a folder of <isic_id>.jpg"
+            )
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); check the file and its rights"
+        ) from error
+    if not len(source):
+        source.close()
+        raise InputError(f"{path}: holds no image; give the HDF5 file of images or a folder of <isic_id>.jpg")
+    return source
+
+
+class ImageSource(ABC):
+    """Encoded images by id. `read` may be called from many threads, and after a fork.
+
+    Names that are no valid id are left out. An id whose data is refused stays listed, and is
+    refused by name in `require` and `read`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._refused: dict[str, str] = {}
+
+    @property
+    @abstractmethod
+    def ids(self) -> Set[str]:
+        """All ids, in the order of the file."""
+
+    @abstractmethod
+    def _bytes(self, isic_id: str) -> bytes:
+        """The bytes of an id that is listed and not refused; OSError or Refused when they cannot be had."""
+
+    def __contains__(self, isic_id: object) -> bool:
+        return isic_id in self.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def require(self, isic_ids: Iterable[str]) -> None:
+        """Raise InputError for the first of `isic_ids` that is missing or refused; reads no image."""
+        for isic_id in isic_ids:
+            if isic_id not in self:
+                raise InputError(f"{self.path}: has no image {str(isic_id)!r}; remove the row or add its image")
+            if isic_id in self._refused:
+                raise self._error(isic_id, self._refused[isic_id])
+
+    def read(self, isic_id: str) -> bytes:
+        """The encoded bytes of one image, 1 byte to 32 MiB. InputError when missing, refused or unreadable."""
+        self.require([isic_id])
+        try:
+            data = self._bytes(isic_id)
+        except Refused as reason:
+            raise self._error(isic_id, reason) from None
+        except OSError as error:
+            raise self._error(isic_id, f"cannot be read ({error.strerror or error})") from error
+        if not 0 < len(data) <= MAX_BYTES:
+            raise self._error(isic_id, size_fault(len(data)))
+        return data
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _error(self, isic_id: str, reason: object) -> InputError:
+        return InputError(f"{self.path}: image {isic_id} {reason}; replace it or remove its row")
+
+
+class FolderImages(ImageSource):
+    """A folder of `<isic_id>.jpg`, `.jpeg` or `.png`; subfolders are not searched, links may not lead out of it."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._files: dict[str, str] = {}
+        root = path.resolve()
+        with os.scandir(root) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                isic_id, suffix = os.path.splitext(entry.name)
+                if suffix.lower() in SUFFIXES and valid_id(isic_id):
+                    self._add(isic_id, entry, root)
+
+    def _add(self, isic_id: str, entry: os.DirEntry, root: Path) -> None:
+        if isic_id in self._files:
+            self._refused[isic_id] = f"is there twice, as {os.path.basename(self._files[isic_id])} and {entry.name}"
+        elif entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
+            self._refused[isic_id] = "is a link that leads out of the folder"
+        elif not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
+            self._refused[isic_id] = "is not a regular file"
+        self._files[isic_id] = entry.path
+
+    @property
+    def ids(self) -> Set[str]:
+        return self._files.keys()
+
+    def _bytes(self, isic_id: str) -> bytes:
+        with open(self._files[isic_id], "rb") as file:
+            return file.read(MAX_BYTES + 1)
+
+    def close(self) -> None:
+        pass  # no file stays open
+
+
+class FileImages(ImageSource):
+    """Single files, each its own id. Raises InputError for one that does not exist."""
+
+    def __init__(self, paths: Sequence[Path]):
+        super().__init__(Path("."))
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"{path}: no such file; give image files")
+        self._files = {str(path): path for path in paths}
+
+    @property
+    def ids(self) -> Set[str]:
+        return self._files.keys()
+
+    def _bytes(self, isic_id: str) -> bytes:
+        with open(self._files[isic_id], "rb") as file:
+            return file.read(MAX_BYTES + 1)
+
+    def close(self) -> None:
+        pass  # no file stays open
+
+
+class Hdf5Images(ImageSource):
+    """One dataset per isic_id at the root of an HDF5 file: a string, opaque or uint8, scalar or one-dimensional.
+
+    No HDF5 handle outlives a call, since none may cross a fork: what lies in one piece is read by its
+    offset, the rest goes through h5py, which opens the file anew for each image.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        index = kept_index(path, CACHE)
+        self._row = {isic_id: row for row, isic_id in enumerate(index.ids.tolist())}
+        self._offset, self._size = index.offset, index.size
+        for row in np.flatnonzero(index.reason != ""):
+            self._refused[str(index.ids[row])] = str(index.reason[row])
+        self._lock = threading.Lock()
+        self._file = Pieces(path)
+
+    @property
+    def ids(self) -> Set[str]:
+        return self._row.keys()
+
+    def _bytes(self, isic_id: str) -> bytes:
+        row = self._row[isic_id]
+        offset, size = int(self._offset[row]), int(self._size[row])
+        if offset >= 0:
+            return self._file.read(offset, size)
+        with self._lock:
+            return read_hdf5(self.path, isic_id)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def check(data: bytes, isic_id: str) -> None:
+    """Raise what `decode` would for a JPEG or PNG that is wrong in its headers or not whole: 10 us for a crop."""
+    try:
+        claimed_size(data)
+    except Refused as reason:
+        raise _undecodable(isic_id, reason) from None
+
+
+def _undecodable(isic_id: str, reason: Refused) -> InputError:
+    return InputError(f"image {isic_id} {reason}; replace it by a sound JPEG or PNG or remove its row")
+
+
+def decode(data: bytes, isic_id: str) -> np.ndarray:
+    """Pixels of a JPEG or PNG: uint8 [h, w, 3], red first, as they are stored (an EXIF orientation is not applied).
+
+    Grey is repeated, transparency dropped, 16 bit cut to 8. Raises InputError naming `isic_id` for
+    anything else (CMYK, animation, other formats), for more than 25 megapixels (16 in a JPEG of several scans) and for
+    damage that shows. Takes less than 200 MB.
+    """
+    try:
+        size = claimed_size(data)
+        pixels = _decode_cv2(data) if _has_cv2() else _decode_pillow(data, size)
+        if pixels is None or pixels.shape != (*size, 3):
+            raise Refused("cannot be decoded")
+    except Refused as reason:
+        raise _undecodable(isic_id, reason) from None
+    return pixels
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [h, w, 3] -> uint8 [size, size, 3], plainly bilinear.
+
+    The whole crop, without regard to its shape. No averaging when it shrinks: crops are 51 to 239 px wide.
+    """
+    if not _has_cv2():
+        return _resize_numpy(image, size)
+    import cv2
+
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+@functools.cache
+def _has_cv2() -> bool:
+    """Whether OpenCV is installed. Where only JAX and its kin are, Pillow decodes and numpy resizes."""
+    return importlib.util.find_spec("cv2") is not None
+
+
+def _decode_cv2(data: bytes) -> np.ndarray | None:
+    import cv2
+
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+
+
+def _decode_pillow(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            if (image.height, image.width) != size:  # it reads the header otherwise
+                return None
+            pixels = np.empty((*size, 3), np.uint8)
+            rows = max(1, STRIP // image.width)
+            for top in range(0, image.height, rows):  # since Pillow copies what it converts, three times over
+                bottom = min(top + rows, image.height)
+                pixels[top:bottom] = _rgb(image.crop((0, top, image.width, bottom)))
+            return pixels
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _rgb(image: "PIL.Image.Image") -> np.ndarray:
+    """uint8 [h, w, 3], or [h, w, 1] where that is grey."""
+    if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scale
+        return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+    return np.asarray(image.convert("RGB"))
+
+
+def _resize_numpy(image: np.ndarray, size: int) -> np.ndarray:
+    """What cv2.INTER_LINEAR does, within one level: pixel centres aligned, edges repeated."""
+    for axis in (0, 1):
+        length = image.shape[axis]
+        at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+        low = at.astype(np.int64)
+        high = np.minimum(low + 1, length - 1)
+        weight = (at - low).astype(np.float32).reshape(-1, *(1,) * (2 - axis))
+        image = np.take(image, low, axis) * (1 - weight) + np.take(image, high, axis) * weight
+    return np.rint(image).astype(np.uint8)

@@ -1,0 +1,164 @@
+"""Figures by sex, age, site, hospital, kind of tile and size of the lesion, and sensitivity by diagnosis."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from jaxlesion.core.errors import InputError
+from jaxlesion.data.lesions import numbers
+from jaxlesion.evaluation.bootstrap import DRAWS, Scores, interval, resample
+from jaxlesion.evaluation.metrics import classification, roc_auc
+from jaxlesion.evaluation.summary import patients_of
+
+# Columns of the competition's metadata, those that are there are used; attribution is the hospital.
+VARIABLES = ("sex", "age_approx", "anatom_site_general", "attribution", "tbp_tile_type", "clin_size_long_diam_mm")
+# Numbers go by bands: from one edge to below the next. In years, and in mm: 6 is the D of the ABCD rule.
+BANDS = {
+    "age_approx": ((30, 45, 60, 75), ("<30", "30-44", "45-59", "60-74", ">=75")),
+    "clin_size_long_diam_mm": ((3, 4, 6), ("<3 mm", "3 to <4 mm", "4 to <6 mm", ">=6 mm")),
+}
+DIAGNOSES = ("iddx_2", "iddx_3")  # known after a biopsy: reported by, never trained on
+MIN_POSITIVES = 10
+FIGURES = {"roc_auc": "roc_auc", "sensitivity": "malignant_recall"}  # our name, and that of `intervals`
+
+
+def by_subgroup(
+    table: pd.DataFrame,
+    lesions: pd.DataFrame,
+    threshold: ArrayLike = 0.5,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    after: Callable[[str], None] = lambda group: None,
+) -> pd.DataFrame:
+    """ROC AUC and sensitivity, with 95 % intervals, of every subgroup whose column is in the metadata.
+
+    Intervals are from a bootstrap of patients; a row whose patient is unknown is a patient of its own.
+
+    Args:
+        table: n Predictions with targets, one model's.
+        lesions: metadata of these lesions, others may be there too; gives `patient_id` where the table lacks it.
+        threshold: predictions of at least this are malignant; one number or one for each row [n].
+        draws: of each bootstrap; 0 for no intervals.
+        seed: of the draws.
+        after: called with the name of each group that is done.
+
+    Returns:
+        A row per group, by variable as in `VARIABLES` and `DIAGNOSES`, bands rising, names sorted, a group
+        without value last as "unknown". Columns:
+
+        - `variable`: the metadata column; `group`: its value or band
+        - `n`, `positives`: rows, and malignant ones; `patients`: how many they are of, missing where one is unknown
+        - `roc_auc`, `roc_auc_low`, `roc_auc_high`: nan for a diagnosis, whose rows are all malignant
+        - `sensitivity`, `sensitivity_low`, `sensitivity_high`: at the threshold
+        - `withheld`: why figures (all nan) or intervals are not given; else empty
+
+        Of `DIAGNOSES` only malignant rows count.
+
+    Raises:
+        InputError: a lesion that the metadata lacks or without a target.
+    """
+    _check(table, lesions)
+    described = lesions.set_index("isic_id").loc[table["isic_id"]].reset_index()
+    patient = table["patient_id"].astype("string").reset_index(drop=True)
+    if "patient_id" in described:
+        patient = patient.fillna(described["patient_id"].astype("string"))
+    columns = {
+        "target": table["target"].to_numpy(np.int8),
+        "prediction": table["prediction"].to_numpy(np.float64),
+        "threshold": np.broadcast_to(threshold, len(table)),
+        "patient": patients_of(described.assign(patient_id=patient)),
+        "known": patient.notna().to_numpy(),
+    }
+    records = []
+    for variable, group, rows in _groups(described, columns["target"] == 1):
+        part = {name: column[rows] for name, column in columns.items()}
+        figures = _figures(**part, only_malignant=variable in DIAGNOSES, draws=draws, seed=seed)
+        records.append({"variable": variable, "group": group} | figures)
+        after(group)
+    names = [name + end for name in FIGURES for end in ("", "_low", "_high")]
+    found = pd.DataFrame(records, columns=["variable", "group", "n", "positives", "patients", *names, "withheld"])
+    return found.astype({"patients": "Int64"})
+
+
+def _check(table: pd.DataFrame, lesions: pd.DataFrame) -> None:
+    unknown, twice = ~table["isic_id"].isin(lesions["isic_id"]), table["isic_id"].duplicated()
+    for bad, complaint in (
+        (unknown, "is not in the metadata; give the metadata of the predicted lesions"),
+        (table["target"].isna(), "has no target; give predictions of labelled lesions"),
+        (twice, "is predicted twice; give one model's predictions"),
+    ):
+        if bad.any():
+            raise InputError(f"{table['isic_id'][bad].iloc[0]} {complaint}")
+
+
+def as_text(found: pd.DataFrame) -> str:
+    """The result of `by_subgroup` as lines to be printed: a figure with its interval, or why there is none."""
+    shown = found[["variable", "group", "n", "positives", "patients"]].astype("string").fillna("")
+    for name in FIGURES:
+        limits = zip(*(found[name + end] for end in ("", "_low", "_high")), strict=True)
+        shown[name] = [_with_limits(*three) for three in limits]
+    shown["withheld"] = found["withheld"]
+    return shown.to_string(index=False)
+
+
+def _with_limits(value: float, low: float, high: float) -> str:
+    if np.isnan(value):
+        return ""
+    return f"{value:.3f}" if np.isnan(low) else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _groups(described: pd.DataFrame, malignant: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Variable, group and positions of its rows, of all groups that have some."""
+    for variable in (*VARIABLES, *DIAGNOSES):
+        if variable in described:
+            value = _value(described[variable])
+            for group in [*value.cat.categories, None]:
+                here = (value.isna() if group is None else value == group).to_numpy(bool)
+                here = here & malignant if variable in DIAGNOSES else here
+                if here.any():
+                    yield variable, "unknown" if group is None else group, np.flatnonzero(here)
+
+
+def _value(cells: pd.Series) -> pd.Series:
+    """The group of every row as a category, missing where unknown."""
+    if cells.name in BANDS:
+        edges, labels = BANDS[cells.name]
+        return pd.cut(numbers(cells), [-np.inf, *edges, np.inf], right=False, labels=labels)
+    text = cells.astype("string").str.strip()
+    return text.mask(text == "").astype("category")
+
+
+def _figures(
+    target: np.ndarray,
+    prediction: np.ndarray,
+    threshold: np.ndarray,
+    patient: np.ndarray,
+    known: np.ndarray,
+    only_malignant: bool,
+    draws: int,
+    seed: int,
+) -> dict[str, int | float | str | None]:
+    """One row of `by_subgroup` but its name."""
+    n, positives = len(target), int(target.sum())
+    row = {"n": n, "positives": positives, "patients": len(np.unique(patient)) if known.all() else None}
+    if positives < MIN_POSITIVES:
+        return row | {"withheld": f"fewer than {MIN_POSITIVES} malignant rows"}
+    if positives == n and not only_malignant:
+        return row | {"withheld": "no benign row"}
+    hits = classification(target, prediction >= threshold)
+    values = {"sensitivity": hits["malignant_recall"]}
+    if not only_malignant:
+        values["roc_auc"] = roc_auc(target, prediction)
+    row |= values | {"withheld": ""}
+    if not draws:
+        return row
+    samples = resample(target, [Scores(prediction, {"": threshold})], patient, draws=draws, seed=seed).samples[0]
+    for name in values:
+        if (limits := interval(samples[FIGURES[name]])) is None:
+            row["withheld"] = "intervals: too many draws lack a class"
+        else:
+            row |= {f"{name}_low": limits[0], f"{name}_high": limits[1]}
+    return row

@@ -1,0 +1,164 @@
+"""A Predictions table made shard by shard: a kill loses one at most, and machines share the work without talking.
+
+Shards lie in `<table>.parts` beside the table until all are there. `prediction.json` in that folder says what they were
+made of and how, so that nothing else is ever added to them.
+"""
+
+import csv
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import pandas as pd
+
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import write_atomic
+from jaxlesion.data.predictions import COLUMNS, csv_bytes, write_predictions
+
+ROWS = 65_536  # in a shard, unless told otherwise
+KEY = "prediction.json"
+LAUNCHERS = (("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
+
+
+class Part(NamedTuple):
+    """One of `count` processes that share the shards: number `index`, from 0."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def of(cls, text: str | None, environment: Mapping[str, str]) -> Self:
+        """What `--part` says, such as 0/4; else what SLURM's srun or Open MPI says; else all.
+
+        Raises:
+            InputError: no part of that form, or one that does not exist.
+        """
+        if text is None:
+            told = [tuple(environment[name] for name in names) for names in LAUNCHERS if {*names} <= {*environment}]
+            text = "/".join(told[0]) if told else "0/1"
+        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        part = cls(*map(int, numbers.groups())) if numbers else None
+        if part is None or part.index >= part.count:
+            raise InputError(f"--part {text}: give I/N, such as 0/4 to 3/4 for four processes")
+        return part
+
+    def shards(self, count: int) -> range:
+        """The numbers of the shards that this process makes, of `count`."""
+        return range(self.index, count, self.count)
+
+
+class Shards:
+    """The shards of one table.
+
+    Args:
+        out: the table.
+        isic_ids: of all its rows, in their order.
+        rows: of each shard; the last one has what is left.
+        key: all that the predictions follow from, as JSON.
+
+    Raises:
+        InputError: the folder holds shards of something else.
+    """
+
+    def __init__(self, out: Path, isic_ids: Sequence[str], rows: int, key: Mapping[str, object]):
+        self.out, self.ids, self.size = out, isic_ids, rows
+        self.folder = out.with_name(f"{out.name}.parts")
+        self._begin(json.loads(json.dumps({**key, "shard rows": rows})))
+
+    def __len__(self) -> int:
+        return -(-len(self.ids) // self.size)
+
+    def rows(self, shard: int) -> range:
+        """The rows of a shard."""
+        return range(shard * self.size, min((shard + 1) * self.size, len(self.ids)))
+
+    def missing(self, part: Part | None = None) -> list[int]:
+        """Numbers of the shards that are still to be made, of all or by one part."""
+        numbers = range(len(self)) if part is None else part.shards(len(self))
+        return [shard for shard in numbers if not self._path(shard).is_file()]
+
+    def write(self, shard: int, table: pd.DataFrame) -> None:
+        """Write a shard, whole or not at all."""
+        with self._unless_merged():
+            write_predictions(self._path(shard), table)
+
+    def merge(self) -> bool:
+        """Write the table if all shards are there, row by row; whether it is there. Two at once do no harm.
+
+        Raises:
+            InputError: a shard does not hold its rows.
+        """
+        if self.missing() and self.folder.is_dir():  # in this order: another process may remove it at any time
+            return False
+        with self._unless_merged():
+            write_atomic(self.out, csv_bytes(self._all_rows()))
+        return True
+
+    def remove(self) -> None:
+        """Let go of the shards. Under their name they are all there or none is, whenever this is killed."""
+        gone = self._elsewhere()
+        with suppress(FileNotFoundError):  # another process was faster
+            self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"{shard:06d}.csv"
+
+    def _elsewhere(self) -> Path:
+        return self.folder.with_name(f".{uuid.uuid4().hex}.tmp")
+
+    def _begin(self, key: dict[str, object]) -> None:
+        if not self.folder.exists():
+            draft = self._elsewhere()
+            draft.mkdir()
+            try:
+                write_atomic(draft / KEY, json.dumps(key, indent=2) + "\n")
+                draft.rename(self.folder)
+            except OSError as error:
+                if not self.folder.is_dir():  # else another process was faster
+                    error.filename, error.filename2 = str(self.folder), None  # not that of the draft, which is gone
+                    raise
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+        try:
+            stored = json.loads((self.folder / KEY).read_text())
+            differing = [name for name, value in key.items() if stored.get(name) != value]
+        except (OSError, ValueError, AttributeError):
+            differing = [f"{KEY}, which cannot be read"]
+        if differing:
+            raise InputError(
+                f"{self.folder} holds parts of another prediction (other {differing[0]}): "
+                "give the command that they were begun with, another --out, or delete the folder"
+            )
+
+    @contextmanager
+    def _unless_merged(self) -> Iterator[None]:
+        """A file or folder that is gone is no fault once another process has merged all shards and removed them."""
+        try:
+            yield
+        except FileNotFoundError:
+            if self.folder.is_dir() or not self.out.is_file():
+                raise
+
+    def _all_rows(self) -> Iterator[Sequence[str]]:
+        yield COLUMNS
+        for shard in range(len(self)):
+            path = self._path(shard)
+            with open(path, encoding="utf-8", newline="") as file:
+                try:
+                    rows = csv.reader(file)
+                    if tuple(next(rows, ())) != COLUMNS:
+                        raise ValueError("another header")
+                    for row, number in zip(rows, self.rows(shard), strict=True):
+                        if len(row) != len(COLUMNS) or row[0] != self.ids[number]:
+                            raise ValueError("another row")
+                        yield row
+                except (ValueError, csv.Error) as e:
+                    raise InputError(
+                        f"{path} does not hold its rows ({e}): delete it, and give the command again"
+                    ) from None

@@ -1,0 +1,147 @@
+"""The two jitted steps: `(state, batch) -> (state, metrics)` and `(variables, batch) -> probability`."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxlesion.core.config import OptimConfig, RecipeSpec
+from jaxlesion.data.batch import Batch
+from jaxlesion.learning.augment import augment
+from jaxlesion.learning.optim import binary_cross_entropy, decaying, descend, learning_rate
+from jaxlesion.learning.state import TrainState, merge, trainable
+from jaxlesion.model.efficientnet import EfficientNetV2
+from jaxlesion.model.gradcam import grad_cam
+from jaxlesion.model.variables import Variables, normalise
+from jaxlesion.runtime.devices import DATA
+
+Metrics = dict[str, jax.Array]
+Step = Callable[[Variables, Batch], jax.Array]
+
+
+def make_train_step(
+    model: EfficientNetV2,
+    optimiser: optax.GradientTransformation,
+    config: OptimConfig,
+    *,
+    seed: int,
+    recipe: RecipeSpec,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """One optimiser step on one batch; the state that goes in is donated and gone.
+
+    Dropout and stochastic depth draw from (seed, step), augmentation by `recipe` from (seed, epoch, row), so
+    that a resumed run repeats them. Metrics are `loss` and `grad_norm`, both []: where either is not finite,
+    the new state is worthless.
+
+    Args:
+        model: the network.
+        optimiser: from `make_optimiser`.
+        config: schedule, weight of the positives and moving average.
+        seed: of what is drawn.
+        recipe: augmentation of uint8 images; `RecipeSpec()` where the host has augmented them.
+        mesh: that the batch is split over.
+    """
+    differentiate = _make_differentiate(model, config, mesh)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        images = batch["image"]
+        if images.ndim == 4:  # else the features of a frozen backbone
+            images = augment(images, recipe, seed, state.step // state.steps_per_epoch, batch["row"])
+            images = normalise(images, model.variant)
+
+        whole = {"params": state.params, "batch_stats": state.batch_stats}
+        before = trainable(whole, frozen=model.frozen)["params"]
+        loss, gradient, batch_stats = differentiate(whole, images, batch["label"], batch["mask"], key)
+        kernels = decaying(before) if config.weight_decay else None
+        direction, opt_state = optimiser.update(gradient, state.opt_state, kernels)
+        rate = learning_rate(config, state.step, state.total_steps)
+        after = descend(before, direction, rate)
+        whole = merge(whole, {"params": after, "batch_stats": batch_stats})
+        averaged = state.ema
+        if config.ema is not None:
+            # Early on a fixed decay would keep the initial weights: (1 + t) / (10 + t), as in TensorFlow's average.
+            decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
+            new, old = (trainable(variables, frozen=model.frozen) for variables in (whole, state.ema))
+            averaged = merge(state.ema, optax.incremental_update(new, old, 1 - decay))
+        state = state.replace(
+            **whole,
+            step=state.step + 1,
+            opt_state=opt_state,
+            loss_sum=state.loss_sum + loss,
+            ema=averaged,
+        )
+        return state, {"loss": loss, "grad_norm": jnp.linalg.norm(gradient)}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
+    """(variables, images, label, mask, key) -> loss [], gradient of what moves as one vector, and new statistics.
+
+    Every device differentiates its share of the batch, and one sum over them ends it: left to the compiler, a sum
+    between devices would stand in each turn of the loops in which kernels' gradients are added up. As one vector,
+    gradients are exchanged, measured and smoothed by one operation each instead of by hundreds, which all are compiled.
+    """
+    split_model = model.clone(axis_name=DATA)
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(DATA), P(DATA), P(DATA), P()), out_specs=P(), check_vma=False)
+    def differentiate(whole: Variables, images: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array):
+        count = lax.psum(jnp.sum(mask), DATA)
+
+        def loss_of(params):
+            variables, rngs = merge(whole, {"params": params}), {"dropout": key}
+            logits, updated = split_model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
+            return binary_cross_entropy(logits[:, 0], label, mask, config.pos_weight, count), updated["batch_stats"]
+
+        params = trainable(whole, frozen=model.frozen)["params"]
+        (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return *lax.psum((loss, ravel_pytree(gradient)[0]), DATA), batch_stats
+
+    return differentiate
+
+
+def make_predict_step(model: EfficientNetV2) -> Step:
+    """Probability of malignancy [b], float32: the sigmoid of the logit, uncorrected."""
+
+    def step(variables: Variables, batch: Batch) -> jax.Array:
+        images = batch["image"]
+        if images.ndim == 4:  # else the features of a frozen backbone
+            images = normalise(images, model.variant)
+        return jax.nn.sigmoid(model.apply(variables, images)[:, 0])
+
+    return jax.jit(step)
+
+
+def make_feature_step(model: EfficientNetV2) -> Step:
+    """Pooled features [b, c], float32, of a batch of images."""
+
+    def step(variables: Variables, batch: Batch) -> jax.Array:
+        features = model.clone(num_classes=0)
+        return features.apply(variables, normalise(batch["image"], model.variant))
+
+    return jax.jit(step)
+
+
+def make_grad_cam_step(model: EfficientNetV2) -> Step:
+    """Grad-CAM of a batch, float32 [b, h, w], upsampled bilinearly to the images and scaled to [0, 1] each.
+
+    All 0 where nothing in the image speaks for a malignant lesion.
+    """
+    model = model.clone(frozen=False)  # which would stop the gradient; without `train` it changes nothing else
+
+    def step(variables: Variables, batch: Batch) -> jax.Array:
+        images = batch["image"]
+        maps = grad_cam(model, variables, normalise(images, model.variant))
+        maps = jax.image.resize(maps, images.shape[:3], "bilinear")
+        most = maps.max((1, 2), keepdims=True)
+        return maps / jnp.where(most > 0, most, 1)
+
+    return jax.jit(step)

@@ -1,0 +1,56 @@
+"""Backbones by name.
+
+A new backbone is one file beside this one and one line in `BACKBONES`. Its network is a linen module with the fields of
+`EfficientNetV2`; its variant has `mean` and `std` of RGB in [0, 1], and `timm`, the name of its published weights;
+its submodules carry timm's names, so that `port` needs no rule for it.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlesion.core.config import ModelConfig
+from jaxlesion.core.errors import InputError
+from jaxlesion.model import efficientnet
+
+
+class Backbone(NamedTuple):
+    """A network and what distinguishes it from its siblings."""
+
+    network: type[nn.Module]
+    variant: Any
+
+
+BACKBONES: dict[str, Backbone] = {
+    **{name: Backbone(efficientnet.EfficientNetV2, variant) for name, variant in efficientnet.VARIANTS.items()},
+}
+
+
+def find_backbone(name: str) -> Backbone:
+    """Return the backbone of this name.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    if name not in BACKBONES:
+        raise InputError(f"there is no network {name}: choose from {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """Build the network of a configuration, with one logit.
+
+    Raises:
+        InputError: no such backbone.
+    """
+    network, variant = find_backbone(config.variant)
+    on_gpu = jax.default_backend() == "gpu"
+    return network(
+        variant,
+        dropout=config.dropout,
+        drop_path=config.drop_path,
+        frozen=config.freeze,
+        dtype=jnp.dtype(config.dtype if config.dtype != "auto" else "bfloat16" if on_gpu else "float32"),
+    )

@@ -1,0 +1,260 @@
+"""A run is a folder: its configuration, folds, manifest, and a folder for each fold."""
+
+import dataclasses
+import json
+import platform
+import subprocess
+from contextlib import AbstractContextManager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pandas as pd
+
+from jaxlesion.core import config as configuration
+from jaxlesion.core.config import TrainConfig
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import LEFT_OVER, remove_left_over, without_nan, write_atomic
+from jaxlesion.data.folds import training_rows
+from jaxlesion.data.lesions import read_table
+from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
+from jaxlesion.evaluation import calibration
+from jaxlesion.evaluation.calibration import Calibration
+
+PACKAGES = (
+    *("jaxlesion", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "h5py"),
+    *("tensorflow-cpu", "tensorflow", "albumentations", "opencv-python-headless"),
+)
+
+
+LOCK = "lock"
+BEGUN = {LOCK, "manifest.json", "folds.csv"}  # what is in the folder of a run before it is one
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldDir:
+    """The folder of one fold of a run."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def oof(self) -> Path:
+        """Predictions of the held-out rows; there once the fold is finished."""
+        return self.folder / "oof.csv"
+
+    @property
+    def started(self) -> bool:
+        return self.checkpoints.is_dir()
+
+    @property
+    def finished(self) -> bool:
+        return self.oof.is_file()
+
+    def lock(self) -> AbstractContextManager:
+        """Held while the fold is trained; the system lets go of it when the process dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            held = filelock.FileLock(self.folder / LOCK).acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(f"{self.folder}: another process is training this fold; wait, or train another") from None
+        remove_left_over(self.folder)
+        return held
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record per epoch, as written.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path = self.folder / "metrics.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        except ValueError as e:
+            raise InputError(f"{path}: not readable as JSON ({e}); put back what training wrote") from None
+
+    def write_metrics(self, records: list[dict[str, Any]]) -> None:
+        """Replace the records; what is undefined (one class only) is null."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(without_nan(record), allow_nan=False) + "\n" for record in records]
+        write_atomic(self.folder / "metrics.jsonl", "".join(lines))
+
+    def add_timing(self, record: dict[str, Any]) -> None:
+        """Append a record of times; everything that a clock decides lives in this file alone."""
+        path = self.folder / "timing.jsonl"
+        write_atomic(path, (path.read_text() if path.exists() else "") + json.dumps(record) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An existing run and the configuration stored in it."""
+
+    folder: Path
+    config: TrainConfig
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Read a run.
+
+        Raises:
+            InputError: the folder is not a run.
+        """
+        path = folder / "config.json"
+        if not path.is_file():
+            raise InputError(f"{folder} is not a run: it has no config.json; give the folder that training wrote")
+        config = configuration.from_dict(_read_json(path), str(path))
+        configuration.check(config)
+        return cls(folder, config)
+
+    @classmethod
+    def create(cls, folder: Path, config: TrainConfig, lesions: pd.DataFrame, manifest: dict[str, Any]) -> "Run":
+        """Write a new run, or give that which another process has begun at the same time.
+
+        config.json comes last: with it, the folder is a run. What a killed process had written before it is written
+        anew.
+
+        Raises:
+            InputError: the folder cannot be made, or holds something else.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"{folder} cannot be made ({e.strerror}): give another --run-dir") from None
+        found = {path.name for path in folder.iterdir() if not LEFT_OVER.fullmatch(path.name)}
+        if found and not (LOCK in found and found <= BEGUN):
+            raise InputError(f"{folder} exists and is not a run: give another --run-dir, or empty it")
+        with filelock.FileLock(folder / LOCK):
+            if (folder / "config.json").is_file():
+                return cls.open(folder)
+            remove_left_over(folder)
+            columns = ["isic_id", "patient_id", "target", "fold"]
+            write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+            write_atomic(folder / "folds.csv", lesions[columns].to_csv(index=False, lineterminator="\n"))
+            write_atomic(folder / "config.json", json.dumps(configuration.to_dict(config), indent=2) + "\n")
+        return cls(folder, config)
+
+    def check_same(self, config: TrainConfig, data: dict[str, str]) -> None:
+        """Refuse to go on with another configuration or other data, naming the first difference."""
+        if (differs := difference(self.config, config)) is not None:
+            option, ours, theirs = differs
+            raise InputError(
+                f"{self.folder} was trained with {option} {ours}, not {theirs}: "
+                "leave that option out, or give another --run-dir"
+            )
+        self.check_data(data)
+
+    def check_data(self, data: dict[str, str]) -> None:
+        """Refuse data whose hashes are not those the run was trained on."""
+        stored = self.manifest["data"]
+        for name, digest in data.items():
+            if stored[name] != digest:
+                both = f"SHA-256 {stored[name][:12]}..., here {digest[:12]}..."
+                raise InputError(f"{self.folder} was trained on other {name} ({both}): give the very same files")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return _read_json(self.folder / "manifest.json")
+
+    def fold(self, k: int) -> FoldDir:
+        return FoldDir(self.folder / f"fold_{k}")
+
+    def folds_table(self) -> pd.DataFrame:
+        """isic_id, patient_id, target and fold of every row of the run, in the order they were trained in."""
+        return read_table(self.folder / "folds.csv", ("isic_id", "patient_id", "target", "fold"))
+
+    def finished_folds(self) -> list[int]:
+        """Folds that have predictions, ascending."""
+        return sorted(int(p.parent.name.removeprefix("fold_")) for p in self.folder.glob("fold_*/oof.csv"))
+
+    def collect_oof(self) -> pd.DataFrame:
+        """Write and return the run's oof.csv, the rows of all finished folds, fold by fold; and calibration.json."""
+        with filelock.FileLock(self.folder / LOCK):  # of two folds that finish at once, the second sees both
+            remove_left_over(self.folder)
+            table = concatenate([read_predictions(self.fold(k).oof) for k in self.finished_folds()])
+            write_predictions(self.folder / "oof.csv", table)
+            fitted = dataclasses.asdict(self._calibrated(table))
+            write_atomic(self.folder / "calibration.json", json.dumps(fitted, indent=2, allow_nan=False) + "\n")
+        return table
+
+    def _calibrated(self, oof: pd.DataFrame) -> Calibration:
+        """Fitted on the rows of `collect_oof`."""
+        lesions, models = self.folds_table(), oof.groupby("fold")["model"].first().to_dict()
+        negatives = {}
+        for k in models:
+            trained = training_rows(lesions, k, self.config.sampling, self.config.data.seed)
+            benign = lesions["target"] == 0
+            negatives[k] = int(benign.iloc[trained].sum()), int((benign & (lesions["fold"] != k)).sum())
+        columns = (oof[name].to_numpy(kind) for name, kind in (("target", int), ("prediction", float), ("fold", int)))
+        return calibration.fit(*columns, models, negatives, self.config.optim.pos_weight)
+
+    def calibration(self) -> Calibration:
+        """What `collect_oof` fitted.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        path = self.folder / "calibration.json"
+        if not path.is_file():
+            raise InputError(
+                f"{self.folder} has no calibration.json: train a fold to its end, or write it by train --resume"
+            )
+        return calibration.from_dict(_read_json(path), str(path))
+
+
+def difference(a: TrainConfig, b: TrainConfig) -> tuple[str, Any, Any] | None:
+    """The first option that makes them different runs, and its values; None if they are the same."""
+    ours, theirs = (_flat(configuration.identity(c)) for c in (a, b))
+    return next(((configuration.flag(k), v, theirs[k]) for k, v in ours.items() if theirs[k] != v), None)
+
+
+def make_manifest(
+    data: dict[str, str], rows: int, weights: dict[str, str | None], devices: list[str]
+) -> dict[str, Any]:
+    """What a reader needs in order to say what made the figures: versions, data, weights and machine."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "devices": devices,
+        "rows": rows,
+        "data": data,
+        "weights": weights,
+    }
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path}: not readable as JSON ({e}); put back what training wrote") from None
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "describe", "--always", "--exclude=*", "--dirty", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return None
+    return head.stdout.strip() or None if head.returncode == 0 else None
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

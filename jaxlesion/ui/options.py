@@ -1,0 +1,118 @@
+"""From the command line to a configuration: presets, flags that beat them, and runs that already exist."""
+
+import argparse
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from jaxlesion.core import config as configuration
+from jaxlesion.core.config import EXCLUSIVE, DistributedConfig, TrainConfig, flag
+from jaxlesion.core.errors import InputError
+from jaxlesion.runs.store import Run
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], argv: Sequence[str], program: str, default: T | None = None) -> T:
+    """Parse `argv` into the dataclass `kind`.
+
+    Raises:
+        InputError: an option that does not exist or a value of the wrong type, in one line.
+        SystemExit: after --help.
+    """
+    heard = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(heard):
+            return tyro.cli(kind, args=list(argv), prog=f"python -m jaxlesion.{program}", default=default)
+    except SystemExit as e:
+        if e.code in (0, None):
+            raise
+        raise InputError(_one_line(heard.getvalue(), program)) from None
+
+
+def _one_line(box: str, program: str) -> str:
+    """What tyro complains of, without its frame (drawn in ASCII where stdout is), title and the option's help text."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    text = "\n".join("" if set(line) == {"-"} else line for line in lines[1:])
+    complaint, _, rest = text.strip().partition("\n\n")
+    guess = re.search(r"--[\w.-]+", rest) if rest.startswith("Perhaps you meant") else None
+    hint = f"; did you mean {guess[0]}?" if guess else ""
+    return f"{' '.join(complaint.split())}{hint} (see python -m jaxlesion.{program} --help)"
+
+
+def parse_train(argv: Sequence[str]) -> TrainConfig:
+    """The configuration that a training command means.
+
+    Defaults come from the run in --run-dir when there is one, else from the preset; without a
+    preset, from `demo` if there is no --data-dir. Any flag beats them, also within a pair of
+    options that replace one another.
+
+    Raises:
+        InputError: an unknown option, both of a pair, no data, or --resume of nothing and nothing to begin.
+    """
+    early = _early(argv)
+    run = None
+    if early.run_dir and (Path(early.run_dir) / "config.json").is_file():
+        run = Run.open(Path(early.run_dir))
+    if early.resume and run is None:
+        if not early.run_dir:
+            raise InputError("--resume: there is no --run-dir; give it the folder of the run to go on with")
+        if not (early.data_dir or early.preset):  # a whole command begins the run, a mistyped folder alone does not
+            raise InputError(
+                f"--resume: {early.run_dir} holds no run; give --run-dir the folder of the run to go on with, "
+                "or the whole command with --data-dir to begin it"
+            )
+    if run is not None:
+        started = {int(p.parent.name.removeprefix("fold_")) for p in run.folder.glob("fold_*/checkpoints")}
+        fold = run.config.fold if run.config.fold == "all" else tuple(sorted({*run.config.fold, *started}))
+        anew = {"fold": fold, "run_dir": run.folder, "resume": False, "distributed": DistributedConfig()}
+        base = configuration.replace(run.config, anew)
+    else:
+        names = configuration.PRESETS
+        if early.preset is not None and early.preset not in names:
+            raise InputError(f"--preset {early.preset}: choose from {', '.join(names)}")
+        base = configuration.preset(early.preset or ("default" if early.data_dir or _wants_help(argv) else "demo"))
+    for pair in EXCLUSIVE:
+        given = [name for name in pair if _is_given(name, argv)]
+        if len(given) == 2:
+            raise InputError(f"{flag(given[0])} and {flag(given[1])} replace one another: give one of them")
+        if given:
+            base = configuration.replace(base, {next(name for name in pair if name not in given): None})
+    config = parse(TrainConfig, argv, "train", base)
+    configuration.check(config)
+    if config.data_dir is None and config.preset != "demo":
+        raise InputError(
+            f"--preset {config.preset} needs --data-dir, the folder with train-metadata.csv (only demo does without)"
+        )
+    return config
+
+
+def _early(argv: Sequence[str]) -> argparse.Namespace:
+    """What must be known before the defaults are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("preset", "data_dir", "run_dir"):
+        parser.add_argument(flag(name), f"--{name}", dest=name, nargs="?")
+    parser.add_argument("--resume", action="store_true")
+    try:
+        return parser.parse_known_args(list(argv))[0]
+    except argparse.ArgumentError as e:
+        raise InputError(str(e)) from None
+
+
+def _wants_help(argv: Sequence[str]) -> bool:
+    return bool({"-h", "--help"} & set(argv))
+
+
+def _is_given(name: str, argv: Sequence[str]) -> bool:
+    return any(word.split("=")[0].replace("_", "-") == flag(name) for word in argv)
+
+
+def arguments(argv: Sequence[str] | None) -> Sequence[str]:
+    """`argv`, or the command line when it is None."""
+    return sys.argv[1:] if argv is None else argv

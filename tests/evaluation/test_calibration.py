@@ -1,0 +1,318 @@
+"""The corrected prior gives the posterior of all rows, the temperature is the best, and no fold is fitted on itself."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
+
+from jaxlesion.core.errors import InputError
+from jaxlesion.evaluation.calibration import (
+    Calibration,
+    FoldCalibration,
+    calibrate,
+    fit,
+    fit_temperature,
+    from_dict,
+    logit,
+    prior_offset,
+    reliability,
+    sigmoid,
+    wilson,
+)
+from jaxlesion.evaluation.metrics import log_loss, roc_auc
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)
+
+
+def refused(action, *parts: str) -> None:
+    with pytest.raises(InputError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+# the prior
+
+
+@pytest.mark.parametrize("pos_weight", [1.0, 4.0])
+def test_what_is_learnt_from_sampled_rows_becomes_the_posterior_of_all_rows(pos_weight):
+    """Four kinds of images; exactly 1 in 100 benign rows of each is kept; the weighted loss is minimised for real."""
+    malignant, benign = np.array([1, 3, 10, 40]), np.array([200_000, 90_000, 30_000, 5_000])
+    kept = benign // 100
+    kind = np.tile(np.arange(4), 2)
+    model = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-12, max_iter=10_000)
+    model.fit(np.eye(4)[kind], np.repeat([1, 0], 4), sample_weight=np.append(pos_weight * malignant, kept))
+    learnt = model.predict_proba(np.eye(4))[:, 1]
+    offset = prior_offset(int(kept.sum()), int(benign.sum()), pos_weight)
+    np.testing.assert_allclose(calibrate(learnt, offset, 1), malignant / (malignant + benign), rtol=1e-5)
+
+
+def test_simulated_scores_become_calibrated(rng):
+    target = rng.random(400_000) < 0.01
+    score = rng.normal(2.0 * target)
+    truth = sigmoid(logit(0.01) + 2 * score - 2)  # two normals of deviation 1, 2 apart
+    kept = target | (rng.random(len(target)) < 0.05)
+    sampled = 1 / (1 + np.exp(-(logit(0.01) - np.log(0.05) + 2 * score - 2)))  # the posterior of kept rows
+    assert sampled[kept].mean() == pytest.approx(target[kept].mean(), rel=0.02)
+    assert sampled.mean() > 5 * target.mean()
+    corrected = calibrate(sampled, prior_offset(5, 100), 1)
+    np.testing.assert_allclose(corrected, truth, rtol=1e-9)
+    assert corrected.mean() == pytest.approx(target.mean(), rel=0.03)
+
+
+def test_the_offset_is_that_of_king_and_zeng():
+    positives, negatives, kept = 393, 400_666, 4_007
+    tau, sampled = positives / (positives + negatives), positives / (positives + kept)
+    assert prior_offset(kept, negatives) == pytest.approx(-np.log((1 - tau) / tau * sampled / (1 - sampled)))
+
+
+def test_keeping_all_rows_changes_nothing(rng):
+    p = rng.random(50)
+    np.testing.assert_allclose(calibrate(p, prior_offset(7, 7), 1), p, rtol=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(0, 5, 1.0), (6, 5, 1.0), (0, 0, 1.0), (3, 5, 0.0)])
+def test_counts_that_no_training_has(counts):
+    refused(lambda: prior_offset(*counts), "no prior")
+
+
+def test_saturated_predictions_stay_finite_and_last():
+    p = np.array([0, 1e-37, 1e-9, 0.5, 1 - 2**-24, 1], np.float32)
+    assert np.isfinite(logit(p)).all()
+    assert (np.diff(logit(p)) > 0).all()
+    np.testing.assert_array_equal(sigmoid(np.array([-1e4, 0, 1e4])), [0, 0.5, 1])
+
+
+# the temperature
+
+
+def calibrated_rows(scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of which exactly the predicted share is malignant, and their log odds times `scale`."""
+    shares = [(1, 99), (5, 45), (20, 20), (9, 1)]
+    target = np.concatenate([np.repeat([1, 0], pair) for pair in shares])
+    return target, scale * np.concatenate([np.full(a + b, np.log(a / b)) for a, b in shares])
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 0.3, 40.0])
+def test_the_temperature_undoes_a_scale(scale):
+    assert fit_temperature(*calibrated_rows(scale)) == pytest.approx(scale, rel=1e-9)
+
+
+def test_doubled_logits_have_twice_the_temperature(rng):
+    target, z = rng.random(500) < 0.2, rng.normal(size=500)
+    z += target
+    assert fit_temperature(target, 2 * z) == pytest.approx(2 * fit_temperature(target, z), rel=1e-9)
+
+
+def test_no_temperature_has_a_lower_loss(rng):
+    target = rng.random(2000) < 0.05
+    z = 3 * rng.normal(size=2000) + 4 * target - 4
+    best = fit_temperature(target, z)
+    loss = log_loss(target, sigmoid(z / best))
+    assert 1.1 < best < 10
+    assert all(log_loss(target, sigmoid(z / t)) > loss for t in best * np.array([0.5, 0.99, 1.01, 2]))
+
+
+def test_what_has_no_finite_optimum_stops_at_the_ends():
+    target, z = np.array([0, 0, 1, 1]), np.array([-2.0, -1, 1, 2])
+    assert fit_temperature(target, z) == pytest.approx(1 / 100, rel=0.01)  # where the loss is 0 to the last bit
+    assert fit_temperature(target, -z) == pytest.approx(100)
+    assert fit_temperature(target, 0 * z) == 1
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_one_class_has_no_temperature(value):
+    refused(lambda: fit_temperature(np.full(3, value), np.arange(3)), f"{3 * value} of 3 rows", "both")
+
+
+# folds
+
+MODELS = {0: "fold_0/8", 2: "fold_2/9", 3: "fold_3/9"}
+NEGATIVES = {0: (10, 100), 2: (30, 100), 3: (50, 100)}
+
+
+@pytest.fixture
+def columns(rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """target, prediction and fold of 900 held-out rows."""
+    fold = np.repeat([0, 2, 3], 300)
+    target = (rng.random(900) < 0.2).astype(int)
+    prediction = sigmoid(rng.normal(2 * target - 1, 1 + fold / 4)).astype(np.float32)
+    return target, prediction, fold
+
+
+def test_a_fit_is_offset_and_temperature_by_definition(columns):
+    target, prediction, fold = columns
+    found = fit(*columns, MODELS, NEGATIVES, 2.0)
+    z = logit(prediction) + np.log(np.select([fold == 0, fold == 2], [0.1, 0.3], 0.5)) - np.log(2)
+    assert found.temperature == fit_temperature(target, z)
+    assert [f.fold for f in found.folds] == [0, 2, 3]
+    for f in found.folds:
+        here = fold == f.fold
+        assert (f.rows, f.positives) == (300, target[here].sum())
+        assert (f.model, f.negatives_kept, f.negatives) == (MODELS[f.fold], *NEGATIVES[f.fold])
+        assert f.temperature == fit_temperature(target[~here], z[~here])
+        np.testing.assert_allclose(
+            found.out_of_fold(prediction, fold)[here], sigmoid(z[here] / f.temperature), rtol=1e-12
+        )
+
+
+@pytest.mark.parametrize("k", MODELS)
+def test_a_folds_calibrated_predictions_do_not_depend_on_its_targets(columns, k):
+    target, prediction, fold = columns
+    here = fold == k
+    one, other = (
+        fit(t, prediction, fold, MODELS, NEGATIVES, 1.0) for t in (target, np.where(here, 1 - target, target))
+    )
+    np.testing.assert_array_equal(one.out_of_fold(prediction, fold)[here], other.out_of_fold(prediction, fold)[here])
+    assert one.temperature != other.temperature
+
+
+def test_no_ranking_within_a_fold_changes(columns):
+    target, prediction, fold = columns
+    calibrated = fit(*columns, MODELS, NEGATIVES, 1.0).out_of_fold(prediction, fold)
+    for k in MODELS:
+        here = fold == k
+        assert roc_auc(target[here], calibrated[here]) == roc_auc(target[here], prediction[here])
+
+
+def test_of_a_single_fold_only_the_prior_is_corrected_out_of_fold(columns):
+    target, prediction, fold = (column[:300] for column in columns)
+    found = fit(target, prediction, fold, MODELS, NEGATIVES, 1.0)
+    assert found.folds[0].temperature is None
+    assert found.temperature != 1
+    np.testing.assert_array_equal(found.out_of_fold(prediction, fold), calibrate(prediction, np.log(0.1), 1))
+
+
+def test_rows_may_come_in_any_order(columns, rng):
+    order = rng.permutation(900)
+    one, other = fit(*columns, MODELS, NEGATIVES, 1.0), fit(*(c[order] for c in columns), MODELS, NEGATIVES, 1.0)
+    assert one.temperature == pytest.approx(other.temperature, rel=1e-12)
+    _, prediction, fold = columns
+    np.testing.assert_allclose(
+        one.out_of_fold(prediction, fold)[order], other.out_of_fold(prediction[order], fold[order]), rtol=1e-12
+    )
+
+
+def test_new_rows_get_the_mean_of_the_folds_calibrated_probabilities(columns, rng):
+    found = fit(*columns, MODELS, NEGATIVES, 1.0)
+    each = rng.random((5, 2)).astype(np.float32)
+    expected = [
+        sigmoid((logit(each[:, i]) + np.log(r)) / found.temperature) for i, r in enumerate((0.5, 0.1))
+    ]  # of folds 3 and 0
+    np.testing.assert_allclose(found.new_rows(each, ["fold_3/9", "fold_0/8"]), np.mean(expected, 0), rtol=1e-12)
+    refused(lambda: found.new_rows(each, ["fold_3/9", "fold_0/7"]), "fold_0/7", "--checkpoint last")
+
+
+def test_a_mean_of_probabilities_adds_up_to_the_malignant_rows_and_one_of_logits_does_not(rng):
+    """Five folds, each right about what it sees: a score with a noise of its own, malignant rows at 1 in 500."""
+    target = rng.random(400_000) < 0.002
+    score = rng.normal(2.0 * target)[:, None] + rng.normal(size=(len(target), 5))
+    z = logit(0.002) + score - 1  # two normals of variance 2, 2 apart
+    fold = {"negatives": 1, "negatives_kept": 1, "offset": 0.0, "rows": 1, "positives": 1, "temperature": None}
+    found = Calibration(1.0, tuple(FoldCalibration(fold=k, model=f"fold_{k}/1", **fold) for k in range(5)))
+    mean = found.new_rows(sigmoid(z), [f"fold_{k}/1" for k in range(5)])
+    assert mean.sum() == pytest.approx(target.sum(), rel=0.07)  # two standard deviations of a Poisson count
+    assert sigmoid(z.mean(1)).sum() < 0.8 * target.sum()
+
+
+# what is stored
+
+
+def test_what_is_stored_is_read_back(columns):
+    for rows in (slice(None), slice(300)):  # of several folds, and of one
+        found = fit(*(c[rows] for c in columns), MODELS, NEGATIVES, 1.0)
+        assert from_dict(json.loads(json.dumps(dataclasses.asdict(found))), "c.json") == found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": float("nan")},
+        {"temperature": 0},
+        {"temperature": "hot"},
+        {"folds": []},
+        {"folds": [{"fold": 0}]},
+        {"folds": 3},
+        {"folds": [{"offset": float("inf")}]},
+        {"folds": [{"pace": 1}]},
+    ],
+)
+def test_a_damaged_file_is_named(columns, change):
+    stored = dataclasses.asdict(fit(*columns, MODELS, NEGATIVES, 1.0))
+    if change.get("folds") and isinstance(change["folds"], list) and change["folds"] != [{"fold": 0}]:
+        change = {"folds": [stored["folds"][0] | change["folds"][0]]}
+    refused(lambda: from_dict(stored | change, "there/calibration.json"), "there/calibration.json", "damaged")
+    refused(lambda: from_dict([], "there/calibration.json"), "damaged")
+
+
+def test_a_fold_that_is_not_calibrated(columns):
+    found = fit(*columns, MODELS, NEGATIVES, 1.0)
+    refused(lambda: found.out_of_fold([0.5, 0.5], [0, 1]), "lacks fold 1")
+
+
+# the reliability diagram
+
+
+@pytest.mark.parametrize(("equal", "strategy"), [("width", "uniform"), ("mass", "quantile")])
+def test_the_diagram_is_scikit_learns(equal, strategy, rng):
+    p = rng.random(1000) ** 2
+    target = rng.random(1000) < p
+    observed, predicted = calibration_curve(target, p, n_bins=10, strategy=strategy)
+    found = reliability(target, p, 10, equal)
+    np.testing.assert_allclose(found.observed, observed, rtol=1e-12)
+    np.testing.assert_allclose(found.mean_prediction, predicted, rtol=1e-12)
+
+
+def test_bins_hold_their_rows_whatever_the_order(rng):
+    p, target = rng.random(999).astype(np.float32) ** 8, rng.random(999) < 0.01
+    found, order = reliability(target, p, 12), rng.permutation(999)
+    assert found.count.sum() == 999
+    assert np.ptp(found.count) <= 1
+    assert (found.observed * found.count).sum() == pytest.approx(target.sum())
+    assert (found.low <= found.observed).all()
+    assert (found.observed <= found.high).all()
+    for i, (low, high) in enumerate(zip(found.edges[:-1], found.edges[1:], strict=True)):
+        here = (p > low) & (p <= high) | (i == 0) & (p == low)
+        assert here.sum() == found.count[i]
+        assert p[here].mean(dtype=float) == pytest.approx(found.mean_prediction[i])
+    for one, other in zip(found, reliability(target[order], p[order], 12), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_equal_predictions_are_in_one_bin():
+    found = reliability([1] + [0] * 9, [0.9, 0.8] + [0.1] * 8, 5)
+    assert found.count.tolist() == [8, 2]
+    assert found.observed.tolist() == [0, 0.5]
+    constant = reliability([1, 0, 0], [0.3] * 3, 5)
+    assert (constant.count.tolist(), constant.observed.tolist()) == ([3], [1 / 3])
+
+
+def test_an_empty_bin_of_equal_width_is_nan():
+    found = reliability([1, 0], [0.9, 0.05], 4, "width")
+    assert found.count.tolist() == [1, 0, 0, 1]
+    assert np.isnan([found.observed[1], found.mean_prediction[2], found.low[1], found.high[2]]).all()
+
+
+@pytest.mark.parametrize("columns", [([], []), ([1], [0.5, 0.5])])
+def test_a_diagram_of_nothing(columns):
+    refused(lambda: reliability(*columns), "equal length")
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 10), (5, 10), (10, 10), (79, 80_212)])
+def test_an_interval_ends_where_the_share_is_just_rejected(hits, count):
+    """The definition: the ends solve |share - p| = z sqrt(p (1 - p) / n)."""
+    for end in wilson(hits, count):
+        assert (hits / count - end) ** 2 == pytest.approx(1.959963984540054**2 * end * (1 - end) / count, abs=1e-12)
+
+
+def test_intervals_cover(rng):
+    hits = rng.binomial(200, 0.03, 20_000)
+    low, high = wilson(hits, np.full(20_000, 200))
+    assert 0.93 < np.mean((low <= 0.03) & (high >= 0.03)) < 0.98

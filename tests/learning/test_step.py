@@ -1,0 +1,205 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlesion.core.config import RECIPES, ModelConfig, OptimConfig, RecipeSpec
+from jaxlesion.learning.loop import NotFinite, predict_batches, train_batches
+from jaxlesion.learning.optim import make_optimiser
+from jaxlesion.learning.state import create_state
+from jaxlesion.learning.step import make_predict_step, make_train_step
+from jaxlesion.model.registry import build_model
+from jaxlesion.model.variables import init_variables, normalise
+from jaxlesion.runtime.devices import data_mesh, replicated, shard_batch
+
+
+def make_batch(n: int = 8, size: int = 32, seed: int = 0, real: int | None = None):
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(n) < (n if real is None else real)).astype(np.float32)
+    return {
+        "image": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
+        "label": (rng.random(n) < 0.5).astype(np.float32),
+        "mask": mask,
+        "row": np.where(mask > 0, np.arange(n), -1).astype(np.int32),
+    }
+
+
+@functools.cache
+def parts(ema: float | None = None, **options):
+    """Initial variables, optimiser, train and predict steps: made once for all tests that share the options."""
+    model = build_model(ModelConfig(variant="tiny", dtype="float32", **options))
+    config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant", ema=ema)
+    optimiser = make_optimiser(config)
+    step = make_train_step(model, optimiser, config, seed=0, recipe=RecipeSpec(), mesh=data_mesh(8))
+    return jax.tree.map(np.asarray, init_variables(model, 0)), optimiser, step, make_predict_step(model)
+
+
+def start(ema: float | None = None, **options):
+    """A fresh state on a mesh of two devices, and its train and predict steps."""
+    variables, optimiser, step, predict = parts(ema, **options)
+    mesh = data_mesh(8)
+    state = create_state(variables, optimiser, frozen=options.get("freeze", False), ema=ema is not None)
+    return jax.device_put(state, replicated(mesh)), step, predict, mesh
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def test_normalise_is_imagenets_and_zero_at_the_mean():
+    variant = build_model(ModelConfig(variant="efficientnetv2_b1")).variant
+    image = np.array([[[[0, 128, 255]]]], np.uint8)
+    expected = (image / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(normalise(jnp.asarray(image), variant), expected, rtol=1e-5)
+
+
+def test_training_on_one_batch_learns_it():
+    state, step, _, mesh = start()
+    batch, losses = make_batch(), []
+    state = train_batches(step, state, [batch] * 30, shard_batch(mesh), losses.append)
+    assert losses[-1] < 0.1 * losses[0]
+    assert int(state.step) == 30
+    assert np.isclose(float(state.loss_sum), sum(losses), rtol=1e-5)
+
+
+def test_one_device_and_two_give_the_same_step():
+    """By plain gradient descent: Adam would make whole steps of the rounding of gradients that are zero."""
+    variables = parts()[0]
+    config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant")
+    model = build_model(ModelConfig(variant="tiny", dtype="float32", dropout=0.5, drop_path=0.5))
+    results = []
+    for devices in (1, 2):
+        mesh = data_mesh(8, jax.devices()[:devices])
+        step = make_train_step(model, optax.identity(), config, seed=0, recipe=RECIPES["full"], mesh=mesh)
+        state, losses = jax.device_put(create_state(variables, optax.identity()), replicated(mesh)), []
+        state = train_batches(step, state, [make_batch(seed=k) for k in range(3)], shard_batch(mesh), losses.append)
+        results.append((losses, leaves(state.variables)))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
+    for one, two in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_frozen_backbone_moves_in_nothing_but_the_classifier(ema):
+    state, step, _, mesh = start(ema, freeze=True)
+    before = jax.tree.map(np.asarray, state.variables)
+    state = train_batches(step, state, [make_batch(seed=k) for k in range(3)], shard_batch(mesh))
+    after = jax.tree.map(np.asarray, state.variables)  # the average, where there is one
+    head_before, head_after = before["params"].pop("classifier"), after["params"].pop("classifier")
+    for a, b in zip(leaves(before), leaves(after), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert all(np.any(a != b) for a, b in zip(leaves(head_before), leaves(head_after), strict=True))
+    assert sum(leaf.size for leaf in leaves(state.opt_state) if leaf.ndim) == 2 * (
+        48 + 1
+    )  # two moments of the classifier
+
+
+def test_a_frozen_step_is_that_of_the_whole_network_with_the_rest_held():
+    """The classifier's gradient on the features alone, by hand, and one step of Adam with decay and clipping."""
+    model = build_model(ModelConfig(variant="tiny", dtype="float32", freeze=True))
+    config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant", clip=0.01, weight_decay=0.1)
+    optimiser = make_optimiser(config)
+    mesh = data_mesh(8)
+    step = make_train_step(model, optimiser, config, seed=0, recipe=RecipeSpec(), mesh=mesh)
+    variables, rng = parts()[0], np.random.default_rng(3)
+    batch = make_batch() | {"image": rng.standard_normal((8, 48)).astype(np.float32)}  # features
+    head = variables["params"]["classifier"]
+    error = jax.nn.sigmoid(batch["image"] @ head["kernel"] + head["bias"])[:, 0] - batch["label"]
+    gradient = {"kernel": (batch["image"].T @ error)[:, None] / 8, "bias": jnp.mean(error)[None]}
+    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in gradient.values()))
+    state = jax.device_put(create_state(variables, optimiser, frozen=True), replicated(mesh))
+    after, metrics = step(state, shard_batch(mesh)(batch))
+    assert np.isclose(metrics["grad_norm"], norm, rtol=1e-5)
+    assert norm > 0.01  # so that it is clipped
+    for name, decay in (("kernel", 0.1), ("bias", 0.0)):
+        clipped = gradient[name] * 0.01 / norm
+        expected = head[name] - 1e-2 * (clipped / (jnp.abs(clipped) + 1e-8) + decay * head[name])
+        np.testing.assert_allclose(after.params["classifier"][name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_masked_rows_carry_no_loss():
+    outcomes = []
+    for filler in (0, 255):
+        batch = make_batch(real=5)
+        batch["image"][5:] = filler
+        batch["label"][5:] = 1
+        state, step, _, mesh = start(freeze=True)  # frozen: BatchNorm does not mix the rows either
+        losses = []
+        train_batches(step, state, [batch], shard_batch(mesh), losses.append)
+        outcomes += losses
+    assert outcomes[0] == outcomes[1]
+
+
+def test_every_row_is_predicted_once_whatever_the_batch_size():
+    state, _, predict, mesh = start()
+    images = np.random.default_rng(1).integers(0, 256, (21, 32, 32, 3), dtype=np.uint8)
+
+    def batches(size):
+        for first in range(0, 21, size):
+            row = np.full(size, -1, np.int32)
+            part = np.arange(first, min(21, first + size))
+            row[: len(part)] = part
+            yield {
+                "image": images[row],
+                "label": np.zeros(size, np.float32),
+                "mask": (row >= 0).astype(np.float32),
+                "row": row,
+            }
+
+    seen = []
+    whole = predict_batches(predict, state.variables, batches(8), shard_batch(mesh), seen.append)
+    assert whole.shape == (21,)
+    assert seen == [8, 8, 5]
+    for size in (2, 22):
+        np.testing.assert_allclose(
+            predict_batches(predict, state.variables, batches(size), shard_batch(mesh)), whole, atol=1e-5
+        )
+
+
+def test_dropout_and_stochastic_depth_repeat_at_the_same_step_and_differ_at_the_next():
+    losses = []
+    for batches in ([make_batch()], [make_batch()], [make_batch(), make_batch()]):
+        state, step, _, mesh = start(dropout=0.5, drop_path=0.5)
+        train_batches(step, state, batches, shard_batch(mesh), losses.append)
+    assert losses[0] == losses[1] == losses[2]
+    assert losses[3] != losses[2]
+
+
+def test_the_average_follows_the_weights_and_predicts():
+    state, step, _, mesh = start(ema=0.5)
+    first = jax.tree.map(np.asarray, state.variables)
+    state = train_batches(step, state, [make_batch()], shard_batch(mesh))
+    # the first step's decay is (1 + 0) / (10 + 0)
+    for old, new, average in zip(
+        leaves(first),
+        leaves({"batch_stats": state.batch_stats, "params": state.params}),
+        leaves(state.variables),
+        strict=True,
+    ):
+        np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_names_its_rows(at):
+    state, step, _, mesh = start()
+    batches = [make_batch(seed=k, real=6) for k in range(4)]
+    batches[at - 1]["label"][2] = np.nan
+    with pytest.raises(NotFinite) as caught:
+        train_batches(step, state, batches, shard_batch(mesh))
+    assert caught.value.step == at
+    assert caught.value.rows.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_state_that_is_saved_is_finite_and_is_that_of_its_step():
+    state, step, _, mesh = start()
+    saved = []
+    batches = [make_batch(seed=k) for k in range(4)]
+    batches[3]["label"][0] = np.nan
+    with pytest.raises(NotFinite):
+        train_batches(
+            step, state, batches, shard_batch(mesh), due=lambda: True, save=lambda s: saved.append(int(s.step))
+        )
+    assert saved == [1, 2, 3]

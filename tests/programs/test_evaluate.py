@@ -1,0 +1,216 @@
+"""Figures of tables of predictions: by fold, pooled and mean of folds, with intervals, thresholds and comparisons."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxlesion import evaluate
+from jaxlesion.data.predictions import read_predictions
+from jaxlesion.evaluate import EvaluateConfig
+from jaxlesion.evaluation.metrics import classification, summary
+from jaxlesion.evaluation.summary import CHOSEN, How, figures_by_part
+
+
+def draw(seed: int = 0, rows: int = 300, patients: int = 40, gain: float = 2.0) -> pd.DataFrame:
+    """Out-of-fold predictions of three folds; the same lesions whatever the gain."""
+    rng = np.random.default_rng(seed)
+    patient = rng.integers(patients, size=rows)
+    target = (rng.random(rows) < 0.2).astype(int)
+    score = gain * target + rng.normal(size=patients)[patient] + rng.normal(size=rows) - 1
+    return pd.DataFrame(
+        {
+            "isic_id": [f"ISIC_{i:04d}" for i in range(rows)],
+            "patient_id": [f"IP_{p:02d}" for p in patient],
+            "target": target,
+            "fold": patient % 3,
+            "prediction": np.round(1 / (1 + np.exp(-score)), 3),
+            "model": [f"fold_{p % 3}/8" for p in patient],
+        }
+    )
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a table of predictions and gives its path."""
+
+    def write(table: pd.DataFrame, name: str = "oof.csv"):
+        table.to_csv(tmp_path / name, index=False)
+        return tmp_path / name
+
+    return write
+
+
+def refused(argv, capsys) -> str:
+    with pytest.raises(SystemExit) as left:
+        evaluate.main([str(word) for word in argv])
+    assert left.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def test_pooled_is_of_all_rows_and_mean_of_folds_is_the_mean(written):
+    table = draw()
+    parts = evaluate.evaluate(EvaluateConfig(predictions=written(table), bootstrap=50))
+    assert list(parts) == ["fold 0", "fold 1", "fold 2", "pooled", "mean of folds"]
+    folds = [table[table["fold"] == k] for k in range(3)]
+    for part, rows in zip(parts, [*folds, table], strict=False):
+        for name, value in summary(rows["target"], rows["prediction"]).items():
+            assert parts[part]["all rows"][name].value == value, (part, name)
+    mean = parts["mean of folds"]["all rows"]
+    assert not {"n", "tp", "threshold", "chosen_threshold"} & set(mean)
+    for name, figure in mean.items():
+        assert figure.value == pytest.approx(np.mean([parts[f"fold {k}"]["all rows"][name].value for k in range(3)]))
+        assert name == "log_loss" or figure.low <= figure.value <= figure.high
+
+
+def test_intervals_stand_beside_every_share_but_not_beside_counts(written, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    evaluate.main(["--predictions", str(written(draw())), "--json", str(out), "--bootstrap", "60"])
+    content = json.loads(out.read_text())
+    assert content["bootstrap"] == {"draws": 60, "by": "patient", "level": 0.95}
+    figures = content["figures"]["pooled"]["all rows"]
+    assert {name for name, figure in figures.items() if figure["low"] is None} == {
+        *("n", "positives", "positive_to_negative", "log_loss", "threshold", "benign_support", "malignant_support"),
+        *(start + name for start in ("", CHOSEN) for name in ("tn", "fp", "fn", "tp", "predicted_positives")),
+    }
+    auc = figures["roc_auc"]
+    assert auc["low"] < auc["value"] < auc["high"]
+    printed = capsys.readouterr().out
+    assert f"{auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]" in printed
+    assert "60 draws of patients" in printed
+    assert "mean of folds" in printed
+    assert "never chosen on the rows it is reported on" in printed
+
+
+def test_without_a_bootstrap_there_are_no_intervals(written, capsys):
+    parts = evaluate.evaluate(EvaluateConfig(predictions=written(draw()), bootstrap=0))
+    assert all(figure.low is None for figure in parts["pooled"]["all rows"].values())
+    assert "draws" not in capsys.readouterr().out
+
+
+def test_rows_without_patients_are_drawn_by_row_and_that_is_said(written, capsys):
+    table = draw().drop(columns="patient_id")
+    evaluate.evaluate(EvaluateConfig(predictions=written(table), bootstrap=20))
+    assert "20 draws of rows, since no patient is known to have two of them" in capsys.readouterr().out
+
+
+def test_a_table_without_folds_is_one_part_and_has_no_chosen_threshold(written, capsys):
+    parts = evaluate.evaluate(EvaluateConfig(predictions=written(draw().drop(columns="fold")), bootstrap=20))
+    assert list(parts) == ["oof.csv"]
+    assert not [name for name in parts["oof.csv"]["all rows"] if name.startswith(CHOSEN)]
+    assert "no threshold can be chosen" in capsys.readouterr().out
+
+
+def test_the_threshold_of_a_fold_does_not_see_the_fold(written):
+    table = draw()
+    at = {}
+    for name, flipped in (("as it is", []), ("changed", [0])):
+        changed = table.assign(target=np.where(table["fold"].isin(flipped), 1 - table["target"], table["target"]))
+        parts = evaluate.evaluate(EvaluateConfig(predictions=written(changed), bootstrap=0))
+        at[name] = [parts[f"fold {k}"]["all rows"]["chosen_threshold"].value for k in range(3)]
+    assert at["as it is"][0] == at["changed"][0]
+    assert at["as it is"][1:] != at["changed"][1:]
+
+
+def test_chosen_figures_are_those_at_the_thresholds_of_the_folds(written):
+    table = draw()
+    parts = evaluate.evaluate(EvaluateConfig(predictions=written(table), bootstrap=20, sensitivity=0.9))
+    called = np.zeros(len(table), bool)
+    for k in range(3):
+        figures, here = parts[f"fold {k}"]["all rows"], table["fold"] == k
+        threshold = figures["chosen_threshold"].value
+        others = table[~here]
+        assert classification(others["target"], others["prediction"], threshold)["malignant_recall"] >= 0.9
+        expected = classification(table["target"][here], table["prediction"][here], threshold)
+        assert {name: figures[CHOSEN + name].value for name in expected} == expected
+        called |= here & (table["prediction"] >= threshold)
+    pooled = parts["pooled"]["all rows"]
+    assert pooled["chosen_predicted_positives"].value == called.sum()
+    assert pooled["chosen_accuracy"].value == pytest.approx((called == table["target"]).mean())
+    assert pooled["chosen_malignant_recall"].low < pooled["chosen_malignant_recall"].high
+
+
+def test_a_collapse_shows_in_the_number_called_malignant(written, capsys):
+    table = draw()
+    table["prediction"] /= 10
+    parts = evaluate.evaluate(EvaluateConfig(predictions=written(table), bootstrap=20))
+    figures = parts["pooled"]["all rows"]
+    assert figures["predicted_positives"].value == 0
+    assert figures["malignant_f1"] == (0, 0, 0)
+    assert figures["roc_auc"].value > 0.8
+    assert "called malignant" in capsys.readouterr().out
+
+
+def test_the_order_of_the_rows_changes_nothing():
+    table = read_predictions_of(draw())
+    how = How(draws=30)
+    shuffled = table.sample(frac=1, random_state=1)
+    assert figures_by_part({"all": table}, "", how) == figures_by_part({"all": shuffled}, "", how)
+
+
+def read_predictions_of(table: pd.DataFrame) -> pd.DataFrame:
+    return table.astype({"target": "Int8", "fold": "Int8", "isic_id": "string", "patient_id": "string"})
+
+
+def test_compare_gives_both_tables_and_paired_differences(written, tmp_path, capsys):
+    a, b = draw(gain=3), draw(gain=1).sample(frac=1, random_state=1)
+    out = tmp_path / "compared.json"
+    command = ["--compare", str(written(a, "a.csv")), str(written(b, "b.csv"))]
+    evaluate.main([*command, "--bootstrap", "200", "--json", str(out)])
+    figures = json.loads(out.read_text())["figures"]
+    for side, table in (("a", a), ("b", b)):
+        expected = summary(table["target"], table["prediction"])
+        for name in ("roc_auc", "pr_auc", "pauc", "ece", "malignant_f1"):
+            assert figures[name][side] == expected[name]
+    auc = figures["roc_auc"]
+    assert auc["difference"] == auc["a"] - auc["b"] > 0.1
+    assert 0 < auc["low"] < auc["difference"] < auc["high"]
+    assert auc["p"] == pytest.approx(2 / 201)
+    assert "chosen_malignant_f1" in figures
+    printed = capsys.readouterr().out
+    assert "200 draws of patients" in printed
+    assert "two-sided" in printed
+    # Pairing tells more than two intervals would: the same table differs from itself by nothing.
+    same = evaluate.evaluate(EvaluateConfig(compare=(tmp_path / "a.csv", tmp_path / "a.csv"), bootstrap=20))
+    assert all(one.difference == 0 and one.p in (1, None) for one in same.values())
+
+
+def test_tables_of_other_rows_do_not_compare(written, capsys):
+    table = draw()
+    a = written(table, "a.csv")
+    shorter = written(table.iloc[1:], "shorter.csv")
+    for pair in ((a, shorter), (shorter, a)):
+        message = refused(["--compare", *pair], capsys)
+        assert f"ISIC_0000 is in {a} and not in {shorter}" in message
+    other = written(table.assign(target=np.where(table.index == 7, 1 - table["target"], table["target"])), "other.csv")
+    before, after = table["target"][7], 1 - table["target"][7]
+    assert f"target of ISIC_0007 is {before} in {a} and {after} in" in refused(["--compare", a, other], capsys)
+    patient = written(table.assign(patient_id="IP_00"), "patient.csv")
+    assert "patient_id of ISIC_0000" in refused(["--compare", a, patient], capsys)
+    both = written(pd.concat([table, table.assign(model="other")]), "both.csv")
+    assert "ISIC_0000 is there for two models" in refused(["--compare", both, both], capsys)
+    assert "ISIC_0000 is there for two models" in refused(["--predictions", both], capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bootstrap", "-1"], "--bootstrap is a number of draws"),
+        (["--sensitivity", "1.5"], "--sensitivity must be in"),
+        (["--threshold", "nan"], "threshold is nan"),
+        (["--json", "absent/figures.json"], "there is no such folder"),
+        (["--compare", "a.csv", "b.csv"], "--compare takes two tables of its own"),
+    ],
+)
+def test_wrong_options_are_one_line(options, message, written, capsys):
+    assert message in refused(["--predictions", written(draw()), *options], capsys)
+
+
+def test_a_table_that_was_written_is_read_as_the_same_figures(written):
+    path = written(draw())
+    direct = figures_by_part({"all rows": read_predictions_of(draw())}, "", How(draws=20))
+    assert evaluate.evaluate(EvaluateConfig(predictions=path, bootstrap=20)) == direct
+    assert len(read_predictions(path)) == 300

@@ -1,0 +1,252 @@
+"""The published commands, end to end, on drawn lesions and the tiny network."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxlesion import evaluate, predict, train
+from jaxlesion.data.dataset import open_dataset
+from jaxlesion.data.predictions import COLUMNS, read_predictions
+from jaxlesion.evaluate import EvaluateConfig
+from jaxlesion.evaluation.metrics import summary
+from jaxlesion.learning import trainer as training
+from jaxlesion.runs.store import Run
+
+
+def test_a_run_is_a_folder_with_everything_in_it(tiny_run, demo):
+    run = Run.open(tiny_run)
+    assert run.config.data_dir == demo
+    assert run.config.epochs == 2
+    assert set(run.manifest) == {"versions", "git_commit", "platform", "devices", "rows", "data", "weights"}
+    folds = run.folds_table()
+    assert len(folds) == run.manifest["rows"] == 120
+    assert folds.groupby("patient_id")["fold"].nunique().max() == 1
+    for k in (0, 1):
+        fold = run.fold(k)
+        assert fold.started
+        assert fold.finished
+        assert [r["epoch"] for r in fold.metrics()] == [1, 2]
+        assert (fold.folder / "timing.jsonl").read_text().count("\n") == 2
+    assert not run.fold(2).started
+
+
+def test_out_of_fold_predictions_cover_each_held_out_row_once(tiny_run):
+    oof = read_predictions(tiny_run / "oof.csv")
+    folds = Run.open(tiny_run).folds_table()
+    expected = folds[folds["fold"].isin([0, 1])]
+    assert list(pd.read_csv(tiny_run / "oof.csv").columns) == list(COLUMNS)
+    assert sorted(oof["isic_id"]) == sorted(expected["isic_id"])
+    joined = oof.merge(expected, on="isic_id", suffixes=("", "_file"))
+    assert (joined["fold"] == joined["fold_file"]).all()
+    assert (joined["target"] == joined["target_file"]).all()
+
+
+def test_metrics_hold_no_times_and_are_json(tiny_run):
+    for line in (tiny_run / "fold_0" / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert set(record) == {"epoch", "step", "loss", "validation"}
+        assert record["validation"]["positives"] > 0
+
+
+@pytest.mark.parametrize("batch_size", [None, 2, 30])
+def test_evaluate_gives_what_training_gave_whatever_the_batch_size(tiny_run, batch_size):
+    figures = evaluate.evaluate(EvaluateConfig(run=tiny_run, batch_size=batch_size))
+    oof = read_predictions(tiny_run / "oof.csv")
+    stored = summary(oof["target"].to_numpy(np.int8), oof["prediction"].to_numpy())
+    tolerance = 1e-6 if batch_size is None else 1e-5
+    for name, value in stored.items():
+        assert figures["pooled"]["whole fold"][name].value == pytest.approx(value, abs=tolerance), name
+
+
+def test_evaluate_of_the_table_is_the_same_in_any_row_order(tiny_run, tmp_path):
+    table = pd.read_csv(tiny_run / "oof.csv")
+    table.sample(frac=1, random_state=1).to_csv(tmp_path / "shuffled.csv", index=False)
+    one, other = (
+        evaluate.evaluate(EvaluateConfig(predictions=path))
+        for path in (tiny_run / "oof.csv", tmp_path / "shuffled.csv")
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize("option", ["--metadata", "--data-dir"])
+def test_targets_may_come_from_elsewhere(option, tiny_run, demo, tmp_path):
+    table = pd.read_csv(tiny_run / "oof.csv")
+    table[["isic_id", "prediction"]].to_csv(tmp_path / "oof.csv", index=False)
+    source = demo / "train-metadata.csv" if option == "--metadata" else demo
+    evaluate.main(["--predictions", str(tmp_path / "oof.csv"), option, str(source), "--json", str(tmp_path / "f.json")])
+    figures = json.loads((tmp_path / "f.json").read_text())["figures"]["oof.csv"]["all rows"]
+    assert figures["roc_auc"]["value"] == summary(table["target"], table["prediction"])["roc_auc"]
+
+
+def test_evaluate_best_carries_its_note_and_last_does_not(tiny_run, tmp_path, capsys):
+    texts = {}
+    for which in ("last", "best"):
+        out = tmp_path / f"{which}.json"
+        evaluate.main(["--run", str(tiny_run), "--checkpoint", which, "--json", str(out)])
+        texts[which] = capsys.readouterr().out + " ".join(json.loads(out.read_text())["notes"])
+    assert texts["best"].count("too good") == 2  # under the tables and in the file
+    assert "too good" not in texts["last"]
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_end(tiny_command, tiny_run, tmp_path):
+    class Cut(Exception):
+        pass
+
+    def cut_after(epochs):
+        original = training.FoldTraining._epoch
+
+        def epoch(self, state, number, checkpoints):
+            if number == epochs:
+                raise Cut
+            return original(self, state, number, checkpoints)
+
+        return epoch
+
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.FoldTraining, "_epoch", cut_after(1))
+        with pytest.raises(Cut):
+            train.main([*tiny_command, "--run-dir", str(folder)])
+    assert not (folder / "oof.csv").exists()
+    with pytest.raises(SystemExit):  # not without being asked to
+        train.main(["--run-dir", str(folder)])
+    train.main(["--run-dir", str(folder), "--resume"])
+    for name in ("metrics.jsonl", "oof.csv"):
+        assert (folder / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
+
+
+def test_a_loss_that_is_not_finite_names_step_and_ids_and_keeps_the_good_checkpoint(tiny_command, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main([*tiny_command, "--run-dir", str(tmp_path / "run"), "--optim.learning-rate", "1e38"])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: loss or gradient is not finite at step")
+    assert message.count("DEMO_") == 8
+    assert "\n" not in message
+
+
+def one_byte_of_an_image(folder):
+    path, images = folder / "train-image.hdf5", open_dataset(folder).images
+    image = images.read(next(iter(open_dataset(folder).lesions["isic_id"])))
+    content = bytearray(path.read_bytes())
+    content[content.index(image) + len(image) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def one_target(folder):
+    table = pd.read_csv(folder / "train-metadata.csv", dtype=str)
+    table.loc[3, "target"] = str(1 - int(table["target"][3]))
+    table.to_csv(folder / "train-metadata.csv", index=False)
+
+
+def one_row_less(folder):
+    table = pd.read_csv(folder / "train-metadata.csv", dtype=str)
+    table.drop(index=3).to_csv(folder / "train-metadata.csv", index=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"), [(one_byte_of_an_image, "images"), (one_target, "metadata"), (one_row_less, "metadata")]
+)
+def test_a_run_does_not_go_on_with_other_data(change, what, tiny_run, demo, tmp_path, capfd):
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(tiny_run, run)
+    shutil.copytree(demo, data)
+    change(data)
+    with pytest.raises(SystemExit) as left:
+        train.main(["--run-dir", str(run), "--data-dir", str(data), "--fold", "2", "--resume"])
+    assert left.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"was trained on other {what} (SHA-256" in line
+    assert not (run / "fold_2").exists()
+
+
+@pytest.mark.b1
+@pytest.mark.extra
+def test_the_main_command_with_the_true_network(demo, tmp_path):
+    train.main(
+        [
+            *("--fold", "0", "--data-dir", str(demo), "--weights", "none", "--run-dir", str(tmp_path / "run")),
+            *("--data.image-size", "32", "--data.batch-size", "8", "--epochs", "1"),
+            *("--sampling.negatives-per-positive", "1", "--augment.recipe", "full"),
+        ]
+    )
+    figures = evaluate.evaluate(EvaluateConfig(run=tmp_path / "run"))
+    oof = read_predictions(tmp_path / "run" / "oof.csv")
+    expected = summary(oof["target"].to_numpy(np.int8), oof["prediction"].to_numpy())
+    values = {name: figure.value for name, figure in figures["fold 0"]["whole fold"].items()}
+    assert values == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def frozen_command(tiny_command, tmp_path_factory):
+    """Options that train the classifier on a backbone that was given as a file."""
+    from jaxlesion.core.config import ModelConfig
+    from jaxlesion.model.port import to_timm, write_safetensors
+    from jaxlesion.model.registry import build_model
+    from jaxlesion.model.variables import init_variables
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    write_safetensors(path, to_timm(init_variables(build_model(ModelConfig(variant="tiny")), 7)))
+    return [*tiny_command, "--weights", str(path), "--model.freeze"]
+
+
+def place_nothing(self, state):
+    self.put, self.held = training.shard_batch(self.mesh), "nothing"
+
+
+def test_another_machine_goes_on_with_its_own_paths_and_threads_but_no_other_weights(frozen_command, tmp_path, capsys):
+    weights = frozen_command[frozen_command.index("--model.freeze") - 1]
+    run, moved = tmp_path / "run", tmp_path / "moved.safetensors"
+    shutil.copy(weights, moved)
+    options = ["--augment.recipe", "none", "--epochs", "1"]
+    train.main([*frozen_command, *options, "--run-dir", str(run)])
+    elsewhere = ["--weights", str(moved), "--data.workers", "1", "--data.no-cache"]
+    train.main(["--run-dir", str(run), "--fold", "1", *elsewhere])
+    assert Run.open(run).finished_folds() == [0, 1]
+    moved.write_bytes(moved.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(SystemExit):
+        train.main(["--run-dir", str(run), "--fold", "2", *elsewhere])
+    assert "other weights" in capsys.readouterr().err
+
+
+def test_features_computed_once_train_the_same_classifier_as_images(frozen_command, tmp_path, monkeypatch):
+    train.main([*frozen_command, "--augment.recipe", "none", "--run-dir", str(tmp_path / "features")])
+    with monkeypatch.context() as patch:  # the same with images at every step
+        patch.setattr(training.FoldTraining, "_place", place_nothing)
+        train.main([*frozen_command, "--augment.recipe", "none", "--run-dir", str(tmp_path / "images")])
+    one, other = (read_predictions(tmp_path / name / "oof.csv")["prediction"] for name in ("features", "images"))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_images_held_on_the_device_train_the_same_network(tiny_command, tiny_run, tmp_path):
+    train.main([*tiny_command, "--data.on-device", "yes", "--run-dir", str(tmp_path / "run")])
+    for name in ("metrics.jsonl", "oof.csv"):
+        assert (tmp_path / "run" / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
+
+
+def test_neither_tensorflow_nor_opencv_nor_albumentations_is_imported(tiny_command, tiny_run, demo, tmp_path):
+    """With the JAX back end and images that were decoded before; looked at in a process of its own."""
+    run = str(tmp_path / "run")
+    argv = ["--run", run, "--data-dir", str(demo), "--cache", "--out", str(tmp_path / "first.csv")]
+    predict.main(["--run", str(tiny_run), *argv[2:]])
+    commands = {
+        "train": [*tiny_command, "--run-dir", run],
+        "evaluate": ["--run", run],
+        "predict": [*argv[:-1], str(tmp_path / "second.csv")],
+        "report": ["--run", run, "--bootstrap", "20"],
+    }
+    code = f"""
+import importlib, sys
+heavy = {{"tensorflow", "cv2", "albumentations", "sklearn", "matplotlib"}}
+for program, argv in {commands!r}.items():
+    importlib.import_module("jaxlesion." + program).main(argv)
+    print("loaded:", program, sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = [line.removeprefix("loaded: ") for line in done.stdout.splitlines() if line.startswith("loaded: ")]
+    assert loaded == ["train []", "evaluate []", "predict []", "report ['matplotlib']"]

@@ -1,0 +1,61 @@
+"""Runs that are told to stop end at a step that can be gone on from."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jaxlesion import train
+from jaxlesion.learning import trainer as training
+
+
+@pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3)])
+def test_a_signal_in_mid_epoch_saves_that_step_and_going_on_ends_the_same(
+    number, code, step, tiny_command, tiny_run, tmp_path, monkeypatch
+):
+    original, folder = training.train_batches, tmp_path / "run"
+
+    def told(step_function, state, batches, put, on_loss, due, save):
+        done = 0
+
+        def due_then_told():
+            nonlocal done
+            done += 1
+            if done == step:
+                os.kill(os.getpid(), number)
+            return due()
+
+        return original(step_function, state, batches, put, on_loss, due_then_told, save)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_batches", told)
+        with pytest.raises(SystemExit) as stopped:
+            train.main([*tiny_command, "--run-dir", str(folder)])
+    assert stopped.value.code == code
+    assert [p.name for p in (folder / "fold_0" / "checkpoints").iterdir() if p.name.isdecimal()] == [str(step)]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train.main(["--run-dir", str(folder), "--resume"])
+    for name in ("metrics.jsonl", "oof.csv"):
+        assert (folder / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_before_the_first_step_and_at_a_second_signal_it_ends_at_once(number, code, waits):
+    signals = 2 if waits else 1
+    program = f"""
+import os
+from jaxlesion.runtime.signals import StopSignal
+with StopSignal() as stop:
+    stop.waits = {waits}
+    for k in range({signals}):
+        print("signal", k, flush=True)
+        os.kill(os.getpid(), {int(number)})
+    print("never", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout.splitlines() == [f"signal {k}" for k in range(signals)]
+    assert done.stderr.splitlines()[-1].endswith("stopped at once")
