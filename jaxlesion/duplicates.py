@@ -11,7 +11,6 @@ from jaxlesion.core.files import write_atomic
 from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.duplicates import count, duplicates, pixel_digests
 from jaxlesion.data.lesions import KEYS
-from jaxlesion.inference.predictor import lesions_of
 from jaxlesion.runs.store import Run
 from jaxlesion.ui.console import Meter, run_program, say
 from jaxlesion.ui.options import arguments, parse
@@ -45,7 +44,7 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
     if config.workers < 1:
         raise InputError(f"--workers must be at least 1, not {config.workers}")
     dataset = open_dataset(folder, columns=KEYS)
-    lesions = dataset.lesions if run is None else lesions_of(run, dataset)
+    lesions = dataset.lesions if run is None else run.lesions(dataset)
     with Meter("hashing pixels", len(lesions)) as meter:
         digests = pixel_digests(
             dataset.images, lesions["isic_id"], config.workers, lambda images: meter.tick(steps=images)

@@ -27,7 +27,7 @@ from jaxlesion.evaluation.summary import (
     figures_by_part,
     rows_of_run,
 )
-from jaxlesion.inference.predictor import data_config, lesions_of, predict_ensemble, predict_out_of_fold
+from jaxlesion.inference.predictor import data_config, predict_ensemble, predict_out_of_fold
 from jaxlesion.runs.store import Run
 from jaxlesion.ui.console import print_comparison, print_figures, progress, run_program, say
 from jaxlesion.ui.options import arguments, parse
@@ -199,7 +199,7 @@ def _of_run(config: EvaluateConfig, run: Run) -> _Source:
         notes.append(f"external set, no lesion of it was trained on: {table['model'].iloc[0]}")
         return _Source(table, dataset.lesions, {"all rows": table}, "external", notes)
     run.check_data(digests)
-    lesions = lesions_of(run, dataset)
+    lesions = run.lesions(dataset)
     batches = open_batches(how, lesions, dataset, digests["images"])
     table = predict_out_of_fold(run, lesions, batches, config.checkpoint)
     if config.checkpoint == "last":

@@ -24,7 +24,7 @@ from jaxlesion.data.predictions import concatenate, predictions_table, write_pre
 from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
 from jaxlesion.evaluation.summary import Figure, Figures, How, Parts, drawn_by, figures_by_part
 from jaxlesion.inference.neighbours import nearest
-from jaxlesion.inference.predictor import lesions_of, predict_rows, restore_variables
+from jaxlesion.inference.predictor import predict_rows, restore_variables
 from jaxlesion.learning.loop import predict_batches
 from jaxlesion.learning.step import make_feature_step
 from jaxlesion.model.registry import build_model
@@ -184,9 +184,7 @@ def _open(config: KnnConfig) -> tuple[TrainConfig, Run | None, Dataset, pd.DataF
     own = {name: lookup(run.config, name) for name in OF_THE_RUN}
     training = configuration.replace(TrainConfig(fold=config.fold, data=config.data), own)
     configuration.check(training)
-    dataset = open_dataset(config.data_dir or run.config.data_dir)
-    run.check_data(fingerprint(dataset))
-    return training, run, dataset, lesions_of(run, dataset)
+    return training, run, *run.open_data(config.data_dir)
 
 
 def _features(

@@ -13,14 +13,13 @@ import pandas as pd
 from jaxlesion.core.config import to_dict
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
-from jaxlesion.data.dataset import fingerprint, open_dataset
 from jaxlesion.data.folds import training_rows
 from jaxlesion.data.predictions import read_predictions
 from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
 from jaxlesion.evaluation.subgroups import MIN_POSITIVES
 from jaxlesion.evaluation.summary import CHOSEN, How, drawn_by, figures_of_run
 from jaxlesion.evaluation.thresholds import on_other_folds
-from jaxlesion.inference.predictor import finished_folds, lesions_of
+from jaxlesion.inference.predictor import finished_folds
 from jaxlesion.reporting.pictures import (
     Pictures,
     Source,
@@ -104,9 +103,7 @@ def read(config: ReportConfig) -> Source:
     """The run, its data and out-of-fold predictions, and the figures of these."""
     run = Run.open(config.run)
     finished_folds(run)
-    dataset = open_dataset(config.data_dir or run.config.data_dir)
-    run.check_data(fingerprint(dataset))
-    lesions = lesions_of(run, dataset)
+    dataset, lesions = run.open_data(config.data_dir)
     table = held_out(run, lesions)
     columns = (table[name].to_numpy(np.float64) for name in ("target", "prediction", "fold"))
     with progress("bootstrap") as tick:

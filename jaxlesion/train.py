@@ -22,7 +22,6 @@ from jaxlesion.data.predictions import write_predictions
 from jaxlesion.data.sources import check
 from jaxlesion.evaluate import PRIOR_NOTE
 from jaxlesion.evaluation.summary import How, drawn_by, figures_of_run
-from jaxlesion.inference.predictor import lesions_of
 from jaxlesion.learning.trainer import FoldTraining
 from jaxlesion.model.registry import build_model
 from jaxlesion.model.weights import find_weights, read_variables
@@ -176,7 +175,7 @@ def _open_run(
         raise InputError(
             f"{run.folder} was started from other weights than {config.weights}: give those, or another --run-dir"
         )
-    return run, lesions_of(run, dataset)
+    return run, run.lesions(dataset)
 
 
 def check_trainable(config: TrainConfig, lesions: pd.DataFrame, weights: Path | None) -> None:

@@ -15,7 +15,6 @@ from jaxlesion.core.config import DataConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.batch import Batch
 from jaxlesion.data.batches import Batches
-from jaxlesion.data.dataset import Dataset
 from jaxlesion.data.predictions import concatenate, predictions_table
 from jaxlesion.learning.checkpoint import Checkpoints
 from jaxlesion.learning.loop import predict_batches
@@ -30,20 +29,6 @@ from jaxlesion.runtime.processes import gather, process_count
 from jaxlesion.ui.console import Meter
 
 Which = Literal["last", "best"]
-
-
-def lesions_of(run: Run, dataset: Dataset) -> pd.DataFrame:
-    """The lesions of a run with their folds, in the order they were trained in.
-
-    Raises:
-        InputError: the dataset lacks one of them.
-    """
-    folds = run.folds_table()
-    rows = pd.Index(dataset.lesions["isic_id"]).get_indexer(folds["isic_id"])
-    if (rows < 0).any():
-        first = folds["isic_id"][rows < 0].iloc[0]
-        raise InputError(f"{dataset.metadata}: lacks {first}, which {run.folder} was trained with")
-    return dataset.lesions.iloc[rows].reset_index(drop=True).assign(fold=folds["fold"].to_numpy())
 
 
 def restore_variables(run: Run, fold: int, which: Which = "last", mesh: Mesh | None = None) -> tuple[Variables, int]:

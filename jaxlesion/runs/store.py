@@ -4,6 +4,7 @@ import dataclasses
 import json
 import platform
 import subprocess
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxlesion.core import config as configuration
 from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import LEFT_OVER, remove_left_over, without_nan, write_atomic
+from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.folds import training_rows
 from jaxlesion.data.lesions import read_table
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
@@ -154,6 +156,38 @@ class Run:
             if stored[name] != digest:
                 both = f"SHA-256 {stored[name][:12]}..., here {digest[:12]}..."
                 raise InputError(f"{self.folder} was trained on other {name} ({both}): give the very same files")
+
+    def open_data(
+        self, data_dir: Path | None = None, columns: Collection[str] | None = None
+    ) -> tuple[Dataset, pd.DataFrame]:
+        """Open the data that the run was trained on, and check that it is the very same.
+
+        Args:
+            data_dir: where it lies now [default: where it lay in training].
+            columns: see `open_dataset`.
+
+        Returns:
+            The dataset, and the run's lesions with their folds, in the order of training.
+
+        Raises:
+            InputError: whatever is wrong with the files, or they are not those that the run was trained on.
+        """
+        dataset = open_dataset(data_dir or self.config.data_dir, columns=columns)
+        self.check_data(fingerprint(dataset))
+        return dataset, self.lesions(dataset)
+
+    def lesions(self, dataset: Dataset) -> pd.DataFrame:
+        """Return the run's lesions with their folds, in the order of training.
+
+        Raises:
+            InputError: the dataset lacks one of them.
+        """
+        folds = self.folds_table()
+        rows = pd.Index(dataset.lesions["isic_id"]).get_indexer(folds["isic_id"])
+        if (rows < 0).any():
+            first = folds["isic_id"][rows < 0].iloc[0]
+            raise InputError(f"{dataset.metadata}: lacks {first}, which {self.folder} was trained with")
+        return dataset.lesions.iloc[rows].reset_index(drop=True).assign(fold=folds["fold"].to_numpy())
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jaxlesion import report
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.dataset import open_dataset
 from jaxlesion.evaluation.metrics import pr_auc, roc_auc
-from jaxlesion.inference.predictor import lesions_of, restore_variables
+from jaxlesion.inference.predictor import restore_variables
 from jaxlesion.learning.step import make_grad_cam_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.report import ReportConfig
@@ -149,7 +149,7 @@ def test_other_rows_than_the_held_out_ones_are_refused(one_fold):
 def test_grad_cam_is_by_the_fold_that_held_the_lesion_out(tiny_run):
     run = Run.open(tiny_run)
     dataset = open_dataset(run.config.data_dir)
-    lesions = lesions_of(run, dataset)
+    lesions = run.lesions(dataset)
     source = Source(run, dataset, lesions, lesions, {}, np.empty(0))
     batches = batches_of(source)
     fold = lesions["fold"].to_numpy()
