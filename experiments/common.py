@@ -23,10 +23,12 @@ from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.evaluation.bootstrap import DRAWS
 from jaxlesion.evaluation.summary import How, Parts, figures_by_part
 from jaxlesion.model.weights import find_weights
+from jaxlesion.runs.selection import choose_folds
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import use_cores
-from jaxlesion.train import choose_folds, open_run, train
+from jaxlesion.train import train
+from jaxlesion.training.begin import open_run
 from jaxlesion.ui.console import progress, run_program, say
 from jaxlesion.ui.options import arguments, parse_train
 
@@ -160,7 +162,7 @@ class Context:
 
     def folds(self, run: Run) -> list[int]:
         """The folds of a run that were asked for."""
-        return choose_folds(self.config, sorted(run.folds_table()["fold"].unique().tolist()))
+        return choose_folds(self.config.fold, sorted(run.folds_table()["fold"].unique().tolist()))
 
     def figures(self, tables: dict[str, Any]) -> Parts:
         """Figures with intervals of Predictions tables with folds."""

@@ -12,7 +12,7 @@ from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.duplicates import count, duplicates, pixel_digests
 from jaxlesion.data.lesions import KEYS
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.console import Meter, run_program, say
+from jaxlesion.ui.console import ProgressBar, run_program, say
 from jaxlesion.ui.options import arguments, parse
 
 LISTED = 10  # groups that are printed
@@ -45,7 +45,7 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
         raise InputError(f"--workers must be at least 1, not {config.workers}")
     dataset = open_dataset(folder, columns=KEYS)
     lesions = dataset.lesions if run is None else run.lesions(dataset)
-    with Meter("hashing pixels", len(lesions)) as meter:
+    with ProgressBar("hashing pixels", len(lesions)) as meter:
         digests = pixel_digests(
             dataset.images, lesions["isic_id"], config.workers, lambda images: meter.tick(steps=images)
         )

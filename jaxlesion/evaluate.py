@@ -29,7 +29,7 @@ from jaxlesion.evaluation.summary import (
 )
 from jaxlesion.inference.predictor import data_config, predict_ensemble, predict_out_of_fold
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.console import print_comparison, print_figures, progress, run_program, say
+from jaxlesion.ui.console import ProgressBar, print_comparison, print_figures, progress, run_program, say
 from jaxlesion.ui.options import arguments, parse
 
 COLUMNS = (*KEYS, *VARIABLES, *DIAGNOSES)  # of the metadata: what figures and subgroups need
@@ -195,13 +195,13 @@ def _of_run(config: EvaluateConfig, run: Run) -> _Source:
     notes = [PRIOR_NOTE] + ([BEST_NOTE] if config.checkpoint == "best" else [])
     if config.data_dir is not None and is_external(run, dataset):
         batches = open_batches(how, dataset.lesions, dataset, digests["images"])
-        table = predict_ensemble(run, dataset.lesions, batches, config.checkpoint)
+        table = predict_ensemble(run, dataset.lesions, batches, config.checkpoint, ProgressBar)
         notes.append(f"external set, no lesion of it was trained on: {table['model'].iloc[0]}")
         return _Source(table, dataset.lesions, {"all rows": table}, "external", notes)
     run.check_data(digests)
     lesions = run.lesions(dataset)
     batches = open_batches(how, lesions, dataset, digests["images"])
-    table = predict_out_of_fold(run, lesions, batches, config.checkpoint)
+    table = predict_out_of_fold(run, lesions, batches, config.checkpoint, ProgressBar)
     if config.checkpoint == "last":
         notes.append(_agreement(run, table))
     return _Source(table, lesions, rows_of_run(run.config, lesions, table), "whole", notes)

@@ -24,16 +24,16 @@ from jaxlesion.data.predictions import concatenate, predictions_table, write_pre
 from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
 from jaxlesion.evaluation.summary import Figure, Figures, How, Parts, drawn_by, figures_by_part
 from jaxlesion.inference.neighbours import nearest
-from jaxlesion.inference.predictor import predict_rows, restore_variables
-from jaxlesion.learning.loop import predict_batches
+from jaxlesion.inference.predictor import restore_variables
+from jaxlesion.learning.loop import predict_batches, predict_rows
 from jaxlesion.learning.step import make_feature_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.model.weights import find_weights, initial_variables
+from jaxlesion.runs.selection import choose_folds
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import data_mesh, replicated, use_cores
-from jaxlesion.train import choose_folds
-from jaxlesion.ui.console import Meter, console, progress, run_program, say
+from jaxlesion.ui.console import ProgressBar, console, progress, run_program, say
 from jaxlesion.ui.options import arguments, parse
 
 PIXELS = 32  # side of what `pixels` compares: 3,072 numbers
@@ -150,9 +150,9 @@ def knn_predictions(config: KnnConfig) -> dict[int, pd.DataFrame]:
     features = _features(config, training, run, dataset, lesions)
     target, of_fold = lesions["target"].to_numpy(), lesions["fold"].to_numpy()
     tables: dict[int, list[pd.DataFrame]] = {k: [] for k in sorted(set(config.k))}
-    for fold in choose_folds(training, sorted(set(of_fold.tolist()))):
+    for fold in choose_folds(training.fold, sorted(set(of_fold.tolist()))):
         inside, values = of_fold == fold, features(fold)
-        with Meter(f"fold {fold}: searching {(~inside).sum():,} rows", int(inside.sum())) as meter:
+        with ProgressBar(f"fold {fold}: searching {(~inside).sum():,} rows", int(inside.sum())) as meter:
             _, row = nearest(values[~inside], values[inside], max(tables), lambda n, meter=meter: meter.tick(steps=n))
         malignant = target[~inside][row]
         for k, parts in tables.items():
@@ -210,7 +210,7 @@ def _pixels(data: DataConfig, dataset: Dataset, lesions: pd.DataFrame) -> np.nda
     """uint8 [n, 3072]."""
     small = dataclasses.replace(data, image_size=PIXELS, cache=False)
     batches = Batches(dataset.images, lesions["isic_id"], None, small)
-    with Meter(f"pixels at {PIXELS} x {PIXELS}", len(lesions)) as meter:
+    with ProgressBar(f"pixels at {PIXELS} x {PIXELS}", len(lesions)) as meter:
         return predict_batches(
             lambda _, batch: batch["image"].reshape(small.batch_size, -1),
             {},
@@ -229,7 +229,7 @@ def _embedding(training: TrainConfig, run: Run | None, dataset: Dataset, lesions
     batches = open_batches(training.data, lesions, dataset, fingerprint(dataset)["images"])
 
     def features(variables: object, title: str) -> np.ndarray:
-        return predict_rows(step, variables, batches, np.arange(len(lesions)), mesh, title)
+        return predict_rows(step, variables, batches, np.arange(len(lesions)), mesh, title, ProgressBar)
 
     if run is not None:
         return lambda fold: features(restore_variables(run, fold, "last", mesh)[0], f"fold {fold}: features")

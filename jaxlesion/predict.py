@@ -1,26 +1,20 @@
 """python -m jaxlesion.predict: the mean of a run's folds on new lesions."""
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import sha256
-from jaxlesion.data.batches import Batches
-from jaxlesion.data.cache import CACHE, ImageCache
-from jaxlesion.data.dataset import fingerprint, open_dataset
+from jaxlesion.core.hooks import Hooks
+from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.lesions import KEYS
-from jaxlesion.data.predictions import predictions_as_text, write_predictions, write_submission
-from jaxlesion.data.sources import FileImages
-from jaxlesion.inference.predictor import Ensemble, data_config, decode_ahead
-from jaxlesion.inference.shards import ROWS, Part, Shards
+from jaxlesion.data.predictions import write_predictions, write_submission
+from jaxlesion.inference.shards import ROWS, Part
+from jaxlesion.inference.tables import PredictOptions, check_folders, predict_dataset, predict_files
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.console import Meter, run_program, say
+from jaxlesion.ui.console import ProgressBar, run_program, say
 from jaxlesion.ui.options import arguments, parse
 
 
@@ -65,83 +59,28 @@ def predict(config: PredictConfig) -> None:
     part = Part.of(config.part, os.environ)
     if config.cache and (config.image or part.count > 1):  # several processes cannot fill one file
         raise InputError("--cache is for the images of --data-dir, predicted in one part: leave it out")
-    run = Run.open(config.run)
-    if config.image:
-        _predict_files(config, run)
-    else:
-        _predict_table(config, run, part)
-
-
-def _predict_files(config: PredictConfig, run: Run) -> None:
-    images = FileImages(config.image)
-    lesions = pd.DataFrame({"isic_id": list(images.ids)})
-    batches = Batches(images, lesions["isic_id"], None, data_config(run, config.batch_size))
-    ensemble = Ensemble(run, batches, config.checkpoint, calibrated=config.calibrated)
-    with Meter(ensemble.title, len(lesions)) as meter:
-        table = ensemble.predict(lesions, range(len(lesions)), lambda n: meter.tick(steps=n))
+    how = (config.checkpoint, config.calibrated, config.batch_size, config.shard_rows, config.cache, part)
+    run, options = Run.open(config.run), PredictOptions(*how)
+    if not config.image:
+        out = config.out or Path("predictions.csv")
+        check_folders({"--out": out, "--submission": config.submission})
+        dataset = open_dataset(config.data_dir, "test", columns=KEYS)
+        predict_dataset(run, dataset, out, config.submission, options, Hooks(say, ProgressBar))
+        return
+    table, name = predict_files(run, config.image, options, ProgressBar)
     for path, probability in zip(table["isic_id"], table["prediction"], strict=True):
         print(f"{path}\t{probability:.6g}")  # not through rich, which would turn the tab into spaces
     if config.out is not None:
         write_predictions(config.out, table)
-        say(f"{len(table):,} predictions in {config.out}, by the {ensemble.name}")
+        say(f"{len(table):,} predictions in {config.out}, by the {name}")
     if config.submission is not None:
-        write_submission(
-            config.submission, zip(table["isic_id"], map(str, table["prediction"].to_numpy()), strict=True)
-        )
+        rows = zip(table["isic_id"], map(str, table["prediction"].to_numpy()), strict=True)
+        write_submission(config.submission, rows)
         say(f"submission in {config.submission}")
-
-
-def _predict_table(config: PredictConfig, run: Run, part: Part) -> None:
-    """Make the shards of this part that are missing, and the table of all of them if none is missing then.
-
-    Images are read once and in order, so no cache of decoded ones is filled unless asked for; memory is that of the
-    ids, of the table of one shard, and of a few batches.
-    """
-    out = config.out or Path("predictions.csv")
-    for option, path in (("--out", out), ("--submission", config.submission)):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{option} {path}: there is no such folder; make it, or give another path")
-    dataset = open_dataset(config.data_dir, "test", columns=KEYS)
-    lesions, ids = dataset.lesions, dataset.lesions["isic_id"].tolist()
-    batches = Batches(dataset.images, ids, None, data_config(run, config.batch_size))
-    ensemble = Ensemble(run, batches, config.checkpoint, calibrated=config.calibrated)
-    size, images = batches.config.batch_size, fingerprint(dataset, sound=True)  # before a folder of shards is made
-    if config.cache:
-        batches.cache = ImageCache(CACHE, images["images"], ids, batches.config.image_size)
-    key = {
-        "checkpoints": ensemble.name,
-        "weights": ensemble.digest(),
-        "network": dataclasses.asdict(run.config.model) | {"image_size": batches.config.image_size},
-        "calibration": sha256(run.folder / "calibration.json") if config.calibrated else None,
-        **images,
-        "batch size": size,
-    }
-    # Whole batches, the same for any number of rows in a shard: then not even the last bit depends on it.
-    shards = Shards(out, ids, -(-config.shard_rows // size) * size, key)
-    ours, missing = part.shards(len(shards)), shards.missing(part)
-    if len(missing) < len(ours):
-        say(f"{len(ours) - len(missing)} of {len(ours)} shards are in {shards.folder} already")
-    if config.cache:
-        decode_ahead(batches, [row for shard in missing for row in shards.rows(shard)], again=True)
-    with Meter(ensemble.title, sum(len(shards.rows(shard)) for shard in missing)) as meter:
-        for shard in missing:
-            rows = shards.rows(shard)
-            table = ensemble.predict(lesions.iloc[rows], rows, lambda n: meter.tick(steps=n))
-            shards.write(shard, table)
-    rate = f"{meter.rate:,.0f}"
-    if not shards.merge():
-        left = f"{len(shards.missing())} of {len(shards)} shards are missing"
-        say(f"part {part.index}/{part.count} is done; {left}, and the last part to finish writes {out}")
-        return
-    say(f"{len(ids):,} predictions in {out}, by the {ensemble.name}" + (f" ({rate} img/s)" if meter.rate else ""))
-    if config.submission is not None:
-        write_submission(config.submission, predictions_as_text(out))
-        say(f"submission in {config.submission}")
-    shards.remove()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command `python -m jaxlesion.predict`."""
+    """Run the command `python -m jaxlesion.predict`."""
     run_program(lambda: predict(parse(PredictConfig, arguments(argv), "predict")))
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxlesion.runtime.compile_cache import keep_compiled
-
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -26,13 +24,13 @@ def compilation_cache(tmp_path_factory, worker_id) -> None:
     folder.mkdir(exist_ok=True)
     settings = {
         "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": 2**33,  # JAX locks the folder then: no worker reads a half-written program
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_enable_xla_caches": "none",  # or the folder's name would be part of every key
     }
     for name, value in settings.items():
         os.environ[name.upper()] = str(value)  # for commands in processes of their own
         jax.config.update(name, value)
-    keep_compiled()  # so that no worker reads what another is still writing
 
 
 @pytest.fixture(scope="session", autouse=True)

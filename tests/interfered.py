@@ -131,12 +131,13 @@ def before(module, name, what):
     setattr(module, name, called)
 
 
-def interfere(program: str) -> None:
-    """Put the events into the modules."""
-    from jaxlesion.learning import trainer as training
+def interfere() -> None:
+    """Put the other events into the modules."""
+    from jaxlesion.data import dataset
+    from jaxlesion.learning import trainer
     from jaxlesion.learning.checkpoint import TRASH, Checkpoints
 
-    save, empty, train_batches = Checkpoints.save, Checkpoints._empty_trash, training.train_batches
+    save, empty, make_train_step = Checkpoints.save, Checkpoints._empty_trash, trainer.make_train_step
 
     def noted_save(self, state, *, metric=None):
         self.wait()  # so that the one before is not what is under way
@@ -151,13 +152,8 @@ def interfere(program: str) -> None:
         empty(self)
         happens("idle")
 
-    def noted_batches(step, state, batches, put, on_loss, due, save):
-        at, rows = [int(state.step)], []
-
-        def with_rows(batches):
-            for batch in batches:
-                rows[:] = batch["row"].tolist()
-                yield batch
+    def spoilt(*args, **options):
+        step = make_train_step(*args, **options)
 
         def spoilt_step(state, batch):
             state, metrics = step(state, batch)
@@ -165,25 +161,26 @@ def interfere(program: str) -> None:
                 metrics = metrics | {"loss": metrics["loss"] * float("nan")}
             return state, metrics
 
-        def next_step():
-            at[0] += 1
-            happens("step", f"{at[0]} {rows}".translate({ord(c): None for c in "[],"}))
-            return due()
-
-        return train_batches(spoilt_step, state, with_rows(batches), put, on_loss, next_step, save)
+        return spoilt_step
 
     os.replace, os.rename = noted(os.replace, TRASH), noted(os.rename, TRASH)
     Checkpoints.save, Checkpoints._empty_trash = noted_save, slowly_empty
-    training.train_batches = noted_batches
-    before(training, "decode_ahead", "decoding")
-    before(training.FoldTraining, "_validate", "validating")
-    before(training, "predictions_table", "predicting")
-    before(importlib.import_module(f"jaxlesion.{program}"), "open_dataset", "opened")
+    trainer.make_train_step = spoilt
+    before(dataset, "read_lesions", "opened")
+
+
+def observe(event: str, **about: Any) -> None:
+    """Note an event of the training."""
+    if event == "step":
+        happens("step", " ".join(map(str, [about["step"], *about["rows"].tolist()])))
+    elif event in ("decoding", "validating", "predicting"):
+        happens(event)
 
 
 if __name__ == "__main__":
     PLAN |= json.loads(sys.argv[1])
     happens("start")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
-    interfere(sys.argv[2])
-    importlib.import_module(f"jaxlesion.{sys.argv[2]}").main(sys.argv[3:])
+    interfere()
+    options = {"observe": observe} if sys.argv[2] == "train" else {}
+    importlib.import_module(f"jaxlesion.{sys.argv[2]}").main(sys.argv[3:], **options)

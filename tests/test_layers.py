@@ -22,8 +22,9 @@ BELOW = {
     "learning": "core runtime model",
     "inference": "core data evaluation runs runtime model learning",
     "reporting": "core data evaluation runs runtime model learning inference",
+    "training": "core data evaluation runs runtime model learning",
     "ui": "core evaluation runs",
-    "": "core data evaluation runs runtime model learning inference reporting ui",
+    "": "core data evaluation runs runtime model learning inference training reporting ui",
 }
 BATCH = "data.batch"  # the one module of the data that learning may see
 
@@ -95,13 +96,7 @@ def outside(names: set[str]) -> set[str]:
 
 # Being moved.
 TO_MEND: dict[str, set[str]] = {
-    "inference.predictor": {"ui.console"},
-    "learning.trainer": {
-        *("data.batches", "data.folds", "data.predictions", "evaluation.metrics", "inference.predictor"),
-        *("runs.store", "ui.console"),
-    },
     "ui.console": {"runtime.memory"},
-    "knn": {"train"},
     "train": {"evaluate"},
     "data": {"cycle"},
     "": {"cycle"},

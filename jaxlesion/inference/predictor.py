@@ -1,4 +1,4 @@
-"""From the checkpoints of a run to probabilities: what training, evaluation and prediction share."""
+"""From the checkpoints of a run to tables of predictions."""
 
 import dataclasses
 import hashlib
@@ -13,26 +13,25 @@ from jax.sharding import Mesh
 
 from jaxlesion.core.config import DataConfig
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.hooks import Meter, ignore
 from jaxlesion.data.batch import Batch
 from jaxlesion.data.batches import Batches
 from jaxlesion.data.predictions import concatenate, predictions_table
 from jaxlesion.learning.checkpoint import Checkpoints
-from jaxlesion.learning.loop import predict_batches
+from jaxlesion.learning.loop import decode_ahead, predict_batches, predict_rows
 from jaxlesion.learning.state import abstract_state
 from jaxlesion.learning.step import Step, make_predict_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.model.variables import Variables
 from jaxlesion.runs.store import Run
-from jaxlesion.runtime.compile_cache import keep_compiled
-from jaxlesion.runtime.devices import data_mesh, local_mesh, local_view, replicated, shard_batch, use_cores
-from jaxlesion.runtime.processes import gather, process_count
-from jaxlesion.ui.console import Meter
+from jaxlesion.runtime.compile_cache import keep_compiled, vouch
+from jaxlesion.runtime.devices import data_mesh, replicated, shard_batch, use_cores
 
 Which = Literal["last", "best"]
 
 
 def restore_variables(run: Run, fold: int, which: Which = "last", mesh: Mesh | None = None) -> tuple[Variables, int]:
-    """The variables that predict, from a fold's last or best checkpoint, and its step.
+    """Restore the variables that predict from a fold's last or best checkpoint; return them and its step.
 
     Raises:
         InputError: there is no such checkpoint, or it does not fit the run's configuration.
@@ -47,43 +46,8 @@ def restore_variables(run: Run, fold: int, which: Which = "last", mesh: Mesh | N
         return checkpoints.restore(step, abstract_state(run.config, where)).variables, step
 
 
-def decode_ahead(batches: Batches, rows: np.ndarray, *, again: bool) -> None:
-    """Fill the cache, where there is one and it pays, with a progress bar; `again` as in `Batches.to_cache`.
-
-    Several processes read what is in it, and decode the rest when it is wanted: none needs all images, and a mapped
-    file that several hosts write to at once is not safe.
-    """
-    if process_count() > 1:
-        return
-    if ids := batches.to_cache(rows, again=again):
-        with Meter("decoding", len(ids)) as meter:
-            batches.cache.fill(ids, batches.decoded, batches.config.workers, lambda n: meter.tick(steps=n))
-
-
-def predict_rows(
-    step: Step,
-    variables: Variables | list[Variables],
-    batches: Batches,
-    rows: np.ndarray,
-    mesh: Mesh,
-    title: str,
-) -> np.ndarray:
-    """What `step` gives for every row, such as its probability [n], with a progress bar.
-
-    Of several processes each predicts its share of every batch on its own devices, without a word to the others,
-    and all get the whole.
-    """
-    decode_ahead(batches, rows, again=False)
-    variables, put = local_view(mesh, variables), shard_batch(local_mesh(mesh))
-    with Meter(title, len(rows)) as meter:
-        mine = predict_batches(
-            step, variables, batches.plain(rows), put, lambda n: meter.tick(steps=n * process_count())
-        )
-    return gather(mine, len(rows), batches.config.batch_size)
-
-
 def finished_folds(run: Run) -> list[int]:
-    """The folds that can predict.
+    """Return the folds that can predict.
 
     Raises:
         InputError: there is none.
@@ -94,18 +58,20 @@ def finished_folds(run: Run) -> list[int]:
 
 
 def data_config(run: Run, batch_size: int | None) -> DataConfig:
-    """How a run reads images, with another batch size if one is given."""
+    """Return how a run reads images, with another batch size if one is given."""
     return dataclasses.replace(run.config.data, batch_size=batch_size or run.config.data.batch_size)
 
 
-def predict_out_of_fold(run: Run, lesions: pd.DataFrame, batches: Batches, which: Which) -> pd.DataFrame:
-    """Each finished fold's held-out rows, predicted by that fold: a Predictions table."""
+def predict_out_of_fold(
+    run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, progress: type[Meter] = Meter
+) -> pd.DataFrame:
+    """Predict each finished fold's held-out rows by that fold; return the Predictions table."""
     step, mesh = _ready(run, batches)
     tables = []
     for fold in finished_folds(run):
         variables, at = restore_variables(run, fold, which, mesh)
         rows = np.flatnonzero(lesions["fold"].to_numpy() == fold)
-        prediction = predict_rows(step, variables, batches, rows, mesh, f"fold {fold}: predicting")
+        prediction = predict_rows(step, variables, batches, rows, mesh, f"fold {fold}: predicting", progress)
         tables.append(predictions_table(lesions.iloc[rows], prediction, f"fold_{fold}/{at}", fold))
     return concatenate(tables)
 
@@ -145,8 +111,10 @@ class Ensemble:
             digest.update(np.ascontiguousarray(leaf))
         return digest.hexdigest()
 
-    def predict(self, lesions: pd.DataFrame, rows: Sequence[int], after: Callable[[int], None]) -> pd.DataFrame:
-        """The mean of the folds' probabilities: the Predictions table of some rows.
+    def predict(
+        self, lesions: pd.DataFrame, rows: Sequence[int], after: Callable[[int], None] = ignore
+    ) -> pd.DataFrame:
+        """Average the folds' probabilities; return the Predictions table of some rows.
 
         Args:
             lesions: n rows.
@@ -155,6 +123,7 @@ class Ensemble:
         """
         batches = self.batches.plain(np.asarray(rows))
         each = predict_batches(self._step, self.members, batches, shard_batch(self._mesh), after)
+        vouch()
         calibration = self.calibration
         prediction = each.mean(1) if calibration is None else calibration.new_rows(each, self.models)
         return predictions_table(lesions, prediction, self.name)
@@ -163,11 +132,13 @@ class Ensemble:
         return jnp.stack([self._one(variables, batch) for variables in members], -1)
 
 
-def predict_ensemble(run: Run, lesions: pd.DataFrame, batches: Batches, which: Which) -> pd.DataFrame:
-    """The Predictions table of lesions that no fold has seen, by the mean of all: see `Ensemble`."""
+def predict_ensemble(
+    run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, progress: type[Meter] = Meter
+) -> pd.DataFrame:
+    """Predict lesions that no fold has seen by the mean of all; return the Predictions table. See `Ensemble`."""
     ensemble, rows = Ensemble(run, batches, which), np.arange(len(lesions))
-    decode_ahead(batches, rows, again=False)
-    with Meter(ensemble.title, len(rows)) as meter:
+    decode_ahead(batches, rows, again=False, progress=progress)
+    with progress(ensemble.title, len(rows)) as meter:
         return ensemble.predict(lesions, rows, lambda n: meter.tick(steps=n))
 
 

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 from jaxlesion.core.config import OptimConfig, RecipeSpec
 from jaxlesion.data.batch import Batch
 from jaxlesion.learning.augment import augment
-from jaxlesion.learning.optim import binary_cross_entropy, decaying, descend, learning_rate
+from jaxlesion.learning.losses import binary_cross_entropy
+from jaxlesion.learning.optim import decaying, descend, learning_rate
 from jaxlesion.learning.state import TrainState, merge, trainable
 from jaxlesion.model.efficientnet import EfficientNetV2
 from jaxlesion.model.gradcam import grad_cam

@@ -18,8 +18,9 @@ from jaxlesion.evaluation.calibration import reliability
 from jaxlesion.evaluation.metrics import brier_score, expected_calibration_error, log_loss
 from jaxlesion.evaluation.subgroups import MIN_POSITIVES, by_subgroup
 from jaxlesion.evaluation.summary import CHOSEN, Figure, Parts, folds_of
-from jaxlesion.inference.predictor import data_config, predict_rows, restore_variables
+from jaxlesion.inference.predictor import data_config, restore_variables
 from jaxlesion.learning.augment import augment
+from jaxlesion.learning.loop import predict_rows
 from jaxlesion.learning.step import make_grad_cam_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.reporting import plots

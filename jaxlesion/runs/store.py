@@ -79,6 +79,20 @@ class FoldDir:
         except ValueError as e:
             raise InputError(f"{path}: not readable as JSON ({e}); put back what training wrote") from None
 
+    def records(self, step: int, steps_per_epoch: int) -> list[dict[str, Any]]:
+        """Return the records up to `step`; a later one may lack its checkpoint.
+
+        Raises:
+            InputError: metrics.jsonl has lost some.
+        """
+        records = [record for record in self.metrics() if record["step"] <= step]
+        if len(records) != (epochs := step // steps_per_epoch):
+            raise InputError(
+                f"{self.folder / 'metrics.jsonl'} has {len(records)} of the {epochs} epochs up to step {step}, "
+                f"which is saved: put back what training wrote, or delete {self.folder} to train it anew"
+            )
+        return records
+
     def write_metrics(self, records: list[dict[str, Any]]) -> None:
         """Replace the records; what is undefined (one class only) is null."""
         self.folder.mkdir(parents=True, exist_ok=True)

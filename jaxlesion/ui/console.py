@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.hooks import Meter
 from jaxlesion.evaluation.metrics import CLASSES
 from jaxlesion.evaluation.summary import CHOSEN, Compared, Figure
 from jaxlesion.runtime.memory import keep_memory
@@ -70,18 +71,11 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
-class Meter:
-    """A progress bar over steps with loss, images per second and remaining time; as a context manager.
-
-    Args:
-        title: what is being done.
-        steps: how many there are.
-        start: how many are done already.
-        images: per step.
-    """
+class ProgressBar(Meter):
+    """Show a meter as a bar with loss, images per second and remaining time; a line now and then in a log file."""
 
     def __init__(self, title: str, steps: int, start: int = 0, images: int = 1):
-        self.images, self.start, self.done, self.first = images, start, start, None
+        super().__init__(title, steps, start, images)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -94,25 +88,16 @@ class Meter:
             transient=True,
         )
         self.task = self.bar.add_task(title, total=steps, completed=start, note="")
-        self.title, self.steps, self.said = title, steps, time.monotonic()
+        self.said = time.monotonic()
 
     def tick(self, loss: float | None = None, steps: int = 1) -> None:
-        """Some steps are done; their loss, if they have one."""
-        self.done += steps
-        if self.first is None:  # the first call compiles: the rate is counted from its end
-            self.first = (time.perf_counter(), self.done)
+        """Count some steps and show how far it is."""
+        super().tick(loss, steps)
         note = f"{self.rate:.1f} img/s" if loss is None else f"loss {loss:.4f}  {self.rate:.1f} img/s"
         self.bar.update(self.task, completed=self.done, note=note)
-        if not console.is_terminal and time.monotonic() - self.said > LOG_SECONDS:  # a log file shows no bar
+        if not console.is_terminal and time.monotonic() - self.said > LOG_SECONDS:
             self.said = time.monotonic()
             say(f"{self.title}: {self.done:,} of {self.steps:,}  {note}")
-
-    @property
-    def rate(self) -> float:
-        """Images per second since the first call; 0 before a second one."""
-        if self.first is None or self.done == self.first[1]:
-            return 0.0
-        return (self.done - self.first[1]) * self.images / (time.perf_counter() - self.first[0])
 
     def __enter__(self) -> Self:
         self.bar.start()

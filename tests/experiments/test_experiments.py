@@ -17,7 +17,7 @@ from experiments import common, paper, results, trained
 from experiments.all import EXPERIMENTS, run
 from jaxlesion.core.errors import InputError
 from jaxlesion.evaluation.summary import Figure
-from jaxlesion.learning import trainer as training
+from jaxlesion.train import train
 
 
 def perform(names: str, demo: Path, out: Path, *words: str) -> str:
@@ -44,19 +44,19 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="module")
 def made(demo, tmp_path_factory) -> Made:
-    folder, seen, run_fold = tmp_path_factory.mktemp("experiments"), [], training.FoldTraining.run
+    folder, seen = tmp_path_factory.mktemp("experiments"), []
     made = Made(folder, [], [])
 
-    def noted(self):
-        seen.append((self.dir.folder.parent.name, self.fold))
-        return run_fold(self)
+    def noted(config):
+        name = config.run_dir.name
+        return train(config, lambda event, fold=None, **_: event == "decoding" and seen.append((name, fold)))
 
-    def interrupted(self):
+    def interrupted(config):
         raise KeyboardInterrupt
 
     for instead, folds in ((noted, "0"), (interrupted, "0 1"), (noted, "0 1"), (noted, "0 1")):
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            patch.setattr(training.FoldTraining, "run", instead)
+            patch.setattr(common, "train", instead)
             if len(made.texts) == 3:
                 patch.setattr(common.Context, "figures", None)  # nor is anything made again
             perform("table1", demo, folder, "--fold", *folds.split())

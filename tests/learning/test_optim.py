@@ -5,7 +5,8 @@ import optax
 import pytest
 
 from jaxlesion.core.config import OptimConfig
-from jaxlesion.learning.optim import binary_cross_entropy, decaying, descend, learning_rate, make_optimiser
+from jaxlesion.learning.losses import binary_cross_entropy
+from jaxlesion.learning.optim import decaying, descend, learning_rate, make_optimiser
 
 PARAMS = {
     "blocks_0_0": {"conv": {"kernel": jnp.ones((1, 1, 2, 2))}, "bn1": {"scale": jnp.ones(2)}},

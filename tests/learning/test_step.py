@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxlesion.core.config import RECIPES, ModelConfig, OptimConfig, RecipeSpec
-from jaxlesion.learning.loop import NotFinite, predict_batches, train_batches
+from jaxlesion.learning.loop import NotFinite, StepHooks, predict_batches, train_batches
 from jaxlesion.learning.optim import make_optimiser
 from jaxlesion.learning.state import create_state
 from jaxlesion.learning.step import make_predict_step, make_train_step
@@ -59,7 +59,7 @@ def test_normalise_is_imagenets_and_zero_at_the_mean():
 def test_training_on_one_batch_learns_it():
     state, step, _, mesh = start()
     batch, losses = make_batch(), []
-    state = train_batches(step, state, [batch] * 30, shard_batch(mesh), losses.append)
+    state = train_batches(step, state, [batch] * 30, shard_batch(mesh), StepHooks(losses.append))
     assert losses[-1] < 0.1 * losses[0]
     assert int(state.step) == 30
     assert np.isclose(float(state.loss_sum), sum(losses), rtol=1e-5)
@@ -75,7 +75,9 @@ def test_one_device_and_two_give_the_same_step():
         mesh = data_mesh(8, jax.devices()[:devices])
         step = make_train_step(model, optax.identity(), config, seed=0, recipe=RECIPES["full"], mesh=mesh)
         state, losses = jax.device_put(create_state(variables, optax.identity()), replicated(mesh)), []
-        state = train_batches(step, state, [make_batch(seed=k) for k in range(3)], shard_batch(mesh), losses.append)
+        state = train_batches(
+            step, state, [make_batch(seed=k) for k in range(3)], shard_batch(mesh), StepHooks(losses.append)
+        )
         results.append((losses, leaves(state.variables)))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     for one, two in zip(results[0][1], results[1][1], strict=True):
@@ -128,7 +130,7 @@ def test_masked_rows_carry_no_loss():
         batch["label"][5:] = 1
         state, step, _, mesh = start(freeze=True)  # frozen: BatchNorm does not mix the rows either
         losses = []
-        train_batches(step, state, [batch], shard_batch(mesh), losses.append)
+        train_batches(step, state, [batch], shard_batch(mesh), StepHooks(losses.append))
         outcomes += losses
     assert outcomes[0] == outcomes[1]
 
@@ -163,7 +165,7 @@ def test_dropout_and_stochastic_depth_repeat_at_the_same_step_and_differ_at_the_
     losses = []
     for batches in ([make_batch()], [make_batch()], [make_batch(), make_batch()]):
         state, step, _, mesh = start(dropout=0.5, drop_path=0.5)
-        train_batches(step, state, batches, shard_batch(mesh), losses.append)
+        train_batches(step, state, batches, shard_batch(mesh), StepHooks(losses.append))
     assert losses[0] == losses[1] == losses[2]
     assert losses[3] != losses[2]
 
@@ -198,8 +200,7 @@ def test_a_state_that_is_saved_is_finite_and_is_that_of_its_step():
     saved = []
     batches = [make_batch(seed=k) for k in range(4)]
     batches[3]["label"][0] = np.nan
+    every_step = StepHooks(due=lambda step, rows: True, save=lambda state: saved.append(int(state.step)))
     with pytest.raises(NotFinite):
-        train_batches(
-            step, state, batches, shard_batch(mesh), due=lambda: True, save=lambda s: saved.append(int(s.step))
-        )
+        train_batches(step, state, batches, shard_batch(mesh), every_step)
     assert saved == [1, 2, 3]

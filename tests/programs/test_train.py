@@ -14,7 +14,8 @@ from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.predictions import COLUMNS, read_predictions
 from jaxlesion.evaluate import EvaluateConfig
 from jaxlesion.evaluation.metrics import summary
-from jaxlesion.learning import trainer as training
+from jaxlesion.learning import trainer
+from jaxlesion.learning.feed import feed_batches
 from jaxlesion.runs.store import Run
 
 
@@ -97,21 +98,13 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(tiny_command, tiny_run, 
     class Cut(Exception):
         pass
 
-    def cut_after(epochs):
-        original = training.FoldTraining._epoch
-
-        def epoch(self, state, number, checkpoints):
-            if number == epochs:
-                raise Cut
-            return original(self, state, number, checkpoints)
-
-        return epoch
+    def cut(event, **_):
+        if event == "saved":  # the first epoch, whose steps take no ten minutes
+            raise Cut
 
     folder = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.FoldTraining, "_epoch", cut_after(1))
-        with pytest.raises(Cut):
-            train.main([*tiny_command, "--run-dir", str(folder)])
+    with pytest.raises(Cut):
+        train.main([*tiny_command, "--run-dir", str(folder)], cut)
     assert not (folder / "oof.csv").exists()
     with pytest.raises(SystemExit):  # not without being asked to
         train.main(["--run-dir", str(folder)])
@@ -195,10 +188,6 @@ def frozen_command(tiny_command, tmp_path_factory):
     return [*tiny_command, "--weights", str(path), "--model.freeze"]
 
 
-def place_nothing(self, state):
-    self.put, self.held = training.shard_batch(self.mesh), "nothing"
-
-
 def test_another_machine_goes_on_with_its_own_paths_and_threads_but_no_other_weights(frozen_command, tmp_path, capsys):
     weights = frozen_command[frozen_command.index("--model.freeze") - 1]
     run, moved = tmp_path / "run", tmp_path / "moved.safetensors"
@@ -217,7 +206,7 @@ def test_another_machine_goes_on_with_its_own_paths_and_threads_but_no_other_wei
 def test_features_computed_once_train_the_same_classifier_as_images(frozen_command, tmp_path, monkeypatch):
     train.main([*frozen_command, "--augment.recipe", "none", "--run-dir", str(tmp_path / "features")])
     with monkeypatch.context() as patch:  # the same with images at every step
-        patch.setattr(training.FoldTraining, "_place", place_nothing)
+        patch.setattr(trainer, "choose_feed", lambda training, state: feed_batches(training.mesh))
         train.main([*frozen_command, "--augment.recipe", "none", "--run-dir", str(tmp_path / "images")])
     one, other = (read_predictions(tmp_path / name / "oof.csv")["prediction"] for name in ("features", "images"))
     np.testing.assert_allclose(one, other, atol=1e-5)

@@ -1,26 +1,27 @@
-import errno
+"""Compiled programs are kept in a private folder, and a half-written one costs one start at most."""
+
 import os
 import stat
-import threading
+import subprocess
+import sys
 
 import jax
-import numpy as np
 import pytest
-from jax._src.lru_cache import LRUCache
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from jaxlesion.runtime import compile_cache as compilation
-from jaxlesion.runtime.compile_cache import keep_compiled, loaded_ahead
+from jaxlesion.runtime.compile_cache import WHOLE, keep_compiled, vouch
 
 
 @pytest.fixture
 def unset(monkeypatch, tmp_path):
-    before = jax.config.jax_compilation_cache_dir
+    names = ("compilation_cache_dir", "compilation_cache_max_size", "persistent_cache_min_compile_time_secs")
+    before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in names}
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     reset_cache()  # JAX opens the folder once
     yield tmp_path
-    jax.config.update("jax_compilation_cache_dir", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
     reset_cache()
 
 
@@ -39,94 +40,59 @@ def test_a_folder_that_others_may_write_to_is_not_used(unset):
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_what_the_user_has_set_stays(unset):
+def test_a_folder_that_the_user_has_set_stays_as_it_is(unset):
     jax.config.update("jax_compilation_cache_dir", str(unset / "own"))
     assert keep_compiled() == unset / "own"
+    vouch()
     assert not (unset / "jaxlesion").exists()
+    assert not (unset / "own").exists()
 
 
-def test_an_entry_that_a_dying_process_writes_is_whole_or_absent(unset, monkeypatch):
-    def dies(*_):
-        raise KeyboardInterrupt
-
-    cache = LRUCache(str(keep_compiled()), max_size=-1)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", dies)
-        with pytest.raises(KeyboardInterrupt):
-            cache.put("program", b"compiled")
-    assert cache.get("program") is None
-    cache.put("program", b"compiled")
-    assert cache.get("program") == b"compiled"
-    cache.put("program", b"by another process")
-    assert cache.get("program") == b"compiled"
-
-
-def start(function, name="a step"):
-    """What the first call in a new process would give, and the threads that loaded a program for it."""
-    jax.clear_caches()
-    step = loaded_ahead(jax.jit(function), name)
-    return float(step(np.float32(3))), float(step(np.float32(4)))
-
-
-def square(x):
-    return x * x
-
-
-def double(x):
-    return x + x
+PROGRAM = """
+import sys, jax
+from jaxlesion.runtime.compile_cache import keep_compiled, vouch
+keep_compiled()
+jax.jit(lambda x: x * 2 + 1)(3.0)
+if sys.argv[1] == "vouch":
+    vouch()
+"""
 
 
 @pytest.fixture
-def loads(unset, monkeypatch):
-    """The keys that were loaded, each with whether a thread did it."""
-    keep_compiled()
-    seen = []
+def start(tmp_path):
+    """A function that starts a process which compiles a program; it returns that program's entry and its age."""
 
-    def load(key, *rest, load=compilation._load):
-        seen.append((key.split("-")[0], threading.current_thread() is not threading.main_thread()))
-        return load(key, *rest)
+    def start(what: str = "vouch") -> tuple[os.PathLike, int]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
+        environment |= {"XDG_CACHE_HOME": str(tmp_path)}
+        command = [sys.executable, "-W", "error", "-c", PROGRAM, what]
+        subprocess.run(command, env=environment, check=True)  # a warning would be an error
+        (entry,) = (tmp_path / "jaxlesion" / "xla").glob("jit__lambda*-cache")
+        return entry, entry.stat().st_mtime_ns
 
-    monkeypatch.setattr(compilation, "_load", load)
-    return seen
-
-
-def test_a_second_start_loads_its_program_in_a_thread(loads, unset):
-    assert start(square) == (9, 16)
-    assert loads == [("jit_square", False)]  # it was not there
-    assert len(list(unset.rglob("*-guess"))) == 1
-    loads.clear()
-    assert start(square) == (9, 16)
-    assert loads == [("jit_square", True)]
+    return start
 
 
-def test_a_wrong_guess_is_not_run(loads):
-    start(square), start(double, "another"), loads.clear()
-    assert start(double) == (6, 8)
-    assert sorted(loads) == [("jit_double", False), ("jit_square", True)]
-    loads.clear()
-    assert start(double) == (6, 8)
-    assert loads == [("jit_double", True)]
+def test_a_whole_program_is_kept_and_one_that_a_kill_has_halved_is_compiled_again(start):
+    entry, written = start()
+    assert start() == (entry, written)
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[: len(whole) // 2])
+    _, again = start()
+    assert again != written
+    assert entry.stat().st_size > len(whole) // 2
+    assert start() == (entry, again)
 
 
-def test_where_no_guess_can_be_kept_the_step_is_run(loads, unset, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(compilation, "write_atomic", full)
-    with pytest.warns(UserWarning, match="No space left"):  # JAX's own, of the program
-        assert start(square) == (9, 16)
-    assert not list(unset.rglob("*-guess"))
+def test_a_program_that_nobody_vouched_for_is_compiled_again(start):
+    entry, written = start("die before that")
+    assert start() != (entry, written)
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[1", b'{"key": "k", "options": "////", "devices": [0]}', None])
-def test_a_damaged_guess_is_none(loads, unset, damage):
-    start(square)
-    (note,), (entry,) = unset.rglob("*-guess"), unset.rglob("jit_square*-cache")
-    if damage is None:
-        entry.unlink()
-    else:
-        note.write_bytes(damage)
-    assert start(square) == (9, 16)
-    loads.clear()
-    assert start(square) == (9, 16)
-    assert loads == [("jit_square", True)]
+@pytest.mark.parametrize("damage", [b"", b"[1", b"3", b'{"a": {}}'])
+def test_a_damaged_note_costs_one_start(start, damage):
+    entry, written = start()
+    entry.with_name(WHOLE).write_bytes(damage)
+    _, again = start()
+    assert again != written
+    assert start() == (entry, again)

@@ -8,31 +8,20 @@ import sys
 import pytest
 
 from jaxlesion import train
-from jaxlesion.learning import trainer as training
 
 
 @pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3)])
 def test_a_signal_in_mid_epoch_saves_that_step_and_going_on_ends_the_same(
-    number, code, step, tiny_command, tiny_run, tmp_path, monkeypatch
+    number, code, step, tiny_command, tiny_run, tmp_path
 ):
-    original, folder = training.train_batches, tmp_path / "run"
+    folder = tmp_path / "run"
 
-    def told(step_function, state, batches, put, on_loss, due, save):
-        done = 0
+    def told(event, **about):
+        if event == "step" and about["step"] == step:
+            os.kill(os.getpid(), number)
 
-        def due_then_told():
-            nonlocal done
-            done += 1
-            if done == step:
-                os.kill(os.getpid(), number)
-            return due()
-
-        return original(step_function, state, batches, put, on_loss, due_then_told, save)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "train_batches", told)
-        with pytest.raises(SystemExit) as stopped:
-            train.main([*tiny_command, "--run-dir", str(folder)])
+    with pytest.raises(SystemExit) as stopped:
+        train.main([*tiny_command, "--run-dir", str(folder)], told)
     assert stopped.value.code == code
     assert [p.name for p in (folder / "fold_0" / "checkpoints").iterdir() if p.name.isdecimal()] == [str(step)]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

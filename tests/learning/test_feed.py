@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 
-from jaxlesion.learning.resident import hold_on_device, should_hold
+from jaxlesion.learning.feed import hold_on_device, should_hold
 from jaxlesion.runtime.devices import data_mesh, shard_batch
 
 

@@ -1,0 +1,140 @@
+"""Predict a test set, or single files, by the mean of a run's folds."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import sha256
+from jaxlesion.core.hooks import SILENT, Hooks, Meter
+from jaxlesion.data.batches import Batches
+from jaxlesion.data.cache import CACHE, ImageCache
+from jaxlesion.data.dataset import Dataset, fingerprint
+from jaxlesion.data.predictions import predictions_as_text, write_submission
+from jaxlesion.data.sources import FileImages
+from jaxlesion.inference.predictor import Ensemble, Which, data_config
+from jaxlesion.inference.shards import Part, Shards
+from jaxlesion.learning.loop import decode_ahead
+from jaxlesion.runs.store import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions:
+    """How a run predicts.
+
+    Args:
+        checkpoint: of each fold.
+        calibrated: whether to correct the probabilities by what the run stored.
+        batch_size: images per step; None for the run's.
+        shard_rows: rows that are written at a time.
+        cache: whether to keep the decoded images.
+        part: the shards that this process makes.
+    """
+
+    checkpoint: Which
+    calibrated: bool
+    batch_size: int | None
+    shard_rows: int
+    cache: bool
+    part: Part
+
+
+def predict_files(
+    run: Run, paths: Sequence[Path], options: PredictOptions, progress: type[Meter] = Meter
+) -> tuple[pd.DataFrame, str]:
+    """Predict single image files; return their Predictions table and the name of the ensemble.
+
+    Raises:
+        InputError: whatever is wrong with run or images.
+    """
+    images = FileImages(paths)
+    lesions = pd.DataFrame({"isic_id": list(images.ids)})
+    batches = Batches(images, lesions["isic_id"], None, data_config(run, options.batch_size))
+    ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated)
+    with progress(ensemble.title, len(lesions)) as meter:
+        return ensemble.predict(lesions, range(len(lesions)), lambda n: meter.tick(steps=n)), ensemble.name
+
+
+def predict_dataset(
+    run: Run, dataset: Dataset, out: Path, submission: Path | None, options: PredictOptions, hooks: Hooks = SILENT
+) -> bool:
+    """Make the shards of this part that are missing, and merge all of them if none is missing then.
+
+    Images are read once and in order, so no cache of decoded ones is filled unless asked for; memory is that of the
+    ids, of the table of one shard, and of a few batches.
+
+    Args:
+        run: with at least one finished fold.
+        dataset: the test set.
+        out: the Predictions table.
+        submission: the competition's form, written too unless None.
+        options: see `PredictOptions`.
+        hooks: see `Hooks`.
+
+    Returns:
+        Whether the table has been written.
+
+    Raises:
+        InputError: whatever is wrong with run, images or shards.
+    """
+    lesions, ids = dataset.lesions, dataset.lesions["isic_id"].tolist()
+    batches = Batches(dataset.images, ids, None, data_config(run, options.batch_size))
+    ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated)
+    images = fingerprint(dataset, sound=True)  # before a folder of shards is made
+    if options.cache:
+        batches.cache = ImageCache(CACHE, images["images"], ids, batches.config.image_size)
+    shards = _open_shards(run, ensemble, out, ids, images, options)
+    own, missing = options.part.shards(len(shards)), shards.missing(options.part)
+    if len(missing) < len(own):
+        hooks.say(f"{len(own) - len(missing)} of {len(own)} shards are in {shards.folder} already")
+    if options.cache:
+        rows = [row for shard in missing for row in shards.rows(shard)]
+        decode_ahead(batches, rows, again=True, progress=hooks.progress)
+    with hooks.progress(ensemble.title, sum(len(shards.rows(shard)) for shard in missing)) as meter:
+        for shard in missing:
+            rows = shards.rows(shard)
+            shards.write(shard, ensemble.predict(lesions.iloc[rows], rows, lambda n: meter.tick(steps=n)))
+    rate = f" ({meter.rate:,.0f} img/s)" if meter.rate else ""
+    if not shards.merge():
+        left = f"{len(shards.missing())} of {len(shards)} shards are missing"
+        part = f"part {options.part.index}/{options.part.count}"
+        hooks.say(f"{part} is done; {left}, and the last part to finish writes {out}")
+        return False
+    hooks.say(f"{len(ids):,} predictions in {out}, by the {ensemble.name}{rate}")
+    if submission is not None:
+        write_submission(submission, predictions_as_text(out))
+        hooks.say(f"submission in {submission}")
+    shards.remove()
+    return True
+
+
+def _open_shards(
+    run: Run, ensemble: Ensemble, out: Path, ids: list[str], images: dict[str, str], options: PredictOptions
+) -> Shards:
+    config = ensemble.batches.config
+    key = {
+        "checkpoints": ensemble.name,
+        "weights": ensemble.digest(),
+        "network": dataclasses.asdict(run.config.model) | {"image_size": config.image_size},
+        "calibration": sha256(run.folder / "calibration.json") if options.calibrated else None,
+        **images,
+        "batch size": config.batch_size,
+    }
+    # Whole batches, the same for any number of rows in a shard: then not even the last bit depends on it.
+    return Shards(out, ids, -(-options.shard_rows // config.batch_size) * config.batch_size, key)
+
+
+def check_folders(paths: dict[str, Path | None]) -> None:
+    """Check that the folder of each output exists.
+
+    Args:
+        paths: of the outputs, by the option that names them.
+
+    Raises:
+        InputError: one does not.
+    """
+    for option, path in paths.items():
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"{option} {path}: there is no such folder; make it, or give another path")

@@ -1,0 +1,151 @@
+"""Begin a run, or open the one that is there: its folder, data, folds and first weights."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from jaxlesion.core import config as configuration
+from jaxlesion.core.config import DistributedConfig, TrainConfig
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import sha256
+from jaxlesion.core.hooks import ignore
+from jaxlesion.data.batches import Batches, open_batches, steps_per_epoch
+from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
+from jaxlesion.data.folds import assign, subset, training_rows
+from jaxlesion.data.lesions import KEYS
+from jaxlesion.model.registry import build_model, find_backbone
+from jaxlesion.model.weights import find_weights, read_variables
+from jaxlesion.runs.selection import choose_folds
+from jaxlesion.runs.store import Run, difference, make_manifest
+from jaxlesion.runtime.processes import first_alone, from_first, in_turn, process_count, process_index
+
+DEMO_NOTE = "The figures of drawn lesions mean nothing clinically."
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run with all that training its folds needs.
+
+    Args:
+        run: existing.
+        lesions: of the run, with folds, in the order of training.
+        batches: of these lesions.
+        weights: a safetensors file; None for random ones.
+    """
+
+    run: Run
+    lesions: pd.DataFrame
+    batches: Batches
+    weights: Path | None
+
+
+def begin(config: TrainConfig, say: Callable[[str], None] = ignore) -> OpenRun:
+    """Open the run in `config.run_dir`, created if need be, with its data and weights.
+
+    Raises:
+        InputError: whatever about the data, the weights or the run the caller must put right.
+    """
+    find_backbone(config.model.variant)
+    with in_turn():
+        weights = find_weights(config.weights, config.model.variant)
+    dataset = open_dataset(config.data_dir, columns=(*KEYS, config.folds.group))
+    if dataset.unused_images:
+        say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
+    run, lesions = open_run(config, dataset, weights, say)
+    with in_turn():
+        batches = open_batches(config.data, lesions, dataset, run.manifest["data"]["images"])
+    return OpenRun(run, lesions, batches, weights)
+
+
+def locate(config: TrainConfig, say: Callable[[str], None] = ignore) -> TrainConfig:
+    """Fill in the folders of a configuration; draw the demo lesions if no data is named."""
+    changes: dict[str, Any] = {}
+    if config.run_dir is None:
+        changes["run_dir"] = Path("ckpt") / f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if config.data_dir is None:
+        from jaxlesion.data.demo import write_demo
+
+        say(f"No --data-dir: training on drawn demo lesions. {DEMO_NOTE}")
+        changes["data_dir"] = write_demo(Path("ckpt") / "demo-data")
+    config = configuration.replace(config, changes)
+    return configuration.replace(config, {"data_dir": config.data_dir.resolve()})
+
+
+def agree(config: TrainConfig) -> TrainConfig:
+    """Take the first process's run, folds and saves into the configuration of this process.
+
+    Raises:
+        InputError: it would be another run.
+    """
+    if process_count() == 1:
+        return config
+    first = configuration.from_dict(from_first(lambda: configuration.to_dict(config)), "the first process")
+    if (differs := difference(first, config)) is not None:
+        option, theirs, ours = differs
+        raise InputError(f"{option} is {ours}, and {theirs} in process 0: give all processes the same options")
+    same = ("run_dir", "fold", "resume", "checkpoint", "data.on_device")
+    return configuration.replace(config, {name: configuration.lookup(first, name) for name in same})
+
+
+def open_run(
+    config: TrainConfig, dataset: Dataset, weights: Path | None, say: Callable[[str], None] = ignore
+) -> tuple[Run, pd.DataFrame]:
+    """Open the run in `config.run_dir`, created if need be.
+
+    Every image is read once: its hash is taken, and for a new run its header checked.
+
+    Returns:
+        The run, and its lesions with their folds in the order of training.
+
+    Raises:
+        InputError: data or weights are not those of the run, or a new one could not be trained.
+    """
+    new = not (config.run_dir / "config.json").is_file()
+    data = fingerprint(dataset, sound=new)
+    weights_sha = sha256(weights) if weights else None
+    with first_alone():
+        if not (config.run_dir / "config.json").is_file():
+            _create(config, dataset, data, weights, weights_sha)
+            say(f"a new run: {config.run_dir}")
+        run = Run.open(config.run_dir)  # another process may have created it meanwhile, with other options
+        run.check_same(config, data)
+        if run.manifest["weights"]["sha256"] != weights_sha:
+            raise InputError(
+                f"{run.folder} was started from other weights than {config.weights}: give those, or another --run-dir"
+            )
+        return run, run.lesions(dataset)
+
+
+def _create(
+    config: TrainConfig, dataset: Dataset, data: dict[str, str], weights: Path | None, weights_sha: str | None
+) -> None:
+    if process_index() > 0:
+        raise InputError(
+            f"{config.run_dir} is not there, but process 0 has made it: give a folder that all hosts share"
+        )
+    lesions = assign(subset(dataset.lesions, config.data.max_records, config.data.seed), config.folds)
+    check_trainable(config, lesions, weights)
+    source = {"name": config.weights, "sha256": weights_sha}
+    manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
+    kept = configuration.replace(config, {"distributed": DistributedConfig()})  # the next start may be another
+    Run.create(config.run_dir, kept, lesions, manifest)
+
+
+def check_trainable(config: TrainConfig, lesions: pd.DataFrame, weights: Path | None) -> None:
+    """Check, before a run is written, whatever would stop its training at the first step.
+
+    Raises:
+        InputError: a fold that does not exist or does not fill a batch, or weights that do not fit.
+    """
+    for fold in choose_folds(config.fold, np.unique(lesions["fold"]).tolist()):
+        rows = training_rows(lesions, fold, config.sampling, config.data.seed)
+        steps_per_epoch(rows, config.data.batch_size)
+    model = build_model(config.model)
+    if weights is not None:
+        read_variables(model, weights)

@@ -1,0 +1,115 @@
+"""Train one fold of a run: its rows, its records, and its table of out-of-fold predictions."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxlesion.core.config import TrainConfig
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.hooks import Hooks
+from jaxlesion.data.batches import steps_per_epoch
+from jaxlesion.data.folds import training_rows, validation_rows
+from jaxlesion.data.predictions import predictions_table, write_predictions
+from jaxlesion.evaluation.metrics import summary
+from jaxlesion.learning.checkpoint import Checkpoints
+from jaxlesion.learning.trainer import Epoch, FoldRows, train_fold
+from jaxlesion.runs.store import FoldDir
+from jaxlesion.runtime.processes import from_first, process_index
+from jaxlesion.runtime.signals import StopSignal
+from jaxlesion.training.begin import OpenRun
+
+
+@dataclass
+class Journal:
+    """Keep the records of a fold's epochs in its folder, and say a line for each.
+
+    Args:
+        fold: its number.
+        folder: of the fold.
+        begun: whether it was begun before.
+        epochs: how many there will be.
+        target: [n] of the validation rows.
+        say: called with each line.
+    """
+
+    fold: int
+    folder: FoldDir
+    begun: bool
+    epochs: int
+    target: np.ndarray
+    say: Callable[[str], None]
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def resume(self, step: int | None, steps_per_epoch: int) -> None:
+        """Read the records up to a saved step; a later one may lack its checkpoint.
+
+        Raises:
+            InputError: records or checkpoints have been lost.
+        """
+        recorded = self.folder.metrics()
+        if step is not None:
+            self.say(f"fold {self.fold}: resuming from step {step}")
+            self.records = from_first(lambda: self.folder.records(step, steps_per_epoch))
+        elif len(recorded) > 1:  # a first epoch may have been killed before its state was saved
+            raise InputError(
+                f"{self.folder.folder} has the records of {len(recorded)} epochs and no checkpoint: put the "
+                "checkpoints back, or delete that folder to train the fold anew"
+            )
+        elif recorded or self.begun:
+            self.say(f"fold {self.fold}: nothing was saved before; from the first step")
+
+    def end_epoch(self, epoch: Epoch) -> float:
+        """Record an epoch and return its ROC AUC on the validation rows; nan if they are of one class."""
+        metrics = summary(self.target, epoch.validation)
+        record = {"epoch": epoch.number, "step": epoch.step, "loss": epoch.loss, "validation": metrics}
+        self.records.append(record)
+        if process_index() == 0:
+            self.folder.add_timing({"epoch": epoch.number, **epoch.times})
+            self.folder.write_metrics(self.records)
+        self.say(
+            f"fold {self.fold} epoch {epoch.number}/{self.epochs}: loss {epoch.loss:.4f}  normalised validation: "
+            f"AUC {metrics['roc_auc']:.4f} pAUC {metrics['pauc']:.4f} F1 {metrics['malignant_f1']:.4f}  "
+            f"({epoch.times['train_seconds']:.0f} s, {epoch.times['images_per_second']:.1f} img/s)"
+        )
+        return metrics["roc_auc"]
+
+
+def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks) -> pd.DataFrame:
+    """Train a fold of a run to its end; write and return the Predictions table of the whole held-out fold.
+
+    Raises:
+        InputError: another process trains it, or see `train_fold`.
+        Stopped: a signal came.
+    """
+    run, lesions = opened.run, opened.lesions
+    folder, target = run.fold(fold), lesions["target"].to_numpy()
+    sampled = (lesions, fold, config.sampling, config.data.seed)
+    held_out = np.flatnonzero(lesions["fold"].to_numpy() == fold)
+    rows = FoldRows(fold, training_rows(*sampled), validation_rows(*sampled), held_out)
+    for name, some in (("training on", rows.training), ("validating on", rows.validation)):
+        hooks.say(f"fold {fold}: {name} {len(some):,} rows, {target[some].sum():,} malignant")
+    size = config.data.batch_size
+    hooks.say(f"fold {fold}: {steps_per_epoch(rows.training, size)} steps of {size} an epoch; the first one compiles")
+    with _locked(folder), StopSignal() as stop:
+        journal = Journal(fold, folder, folder.started, config.epochs, target[rows.validation], hooks.say)
+        with Checkpoints(folder.checkpoints) as checkpoints:
+            prediction, step = train_fold(
+                config, rows, opened.batches, opened.weights, checkpoints, journal, stop, hooks
+            )
+        table = predictions_table(lesions.iloc[held_out], prediction, f"fold_{fold}/{step}", fold)
+        if process_index() == 0:
+            write_predictions(folder.oof, table)
+            run.collect_oof()
+    return table
+
+
+@contextmanager
+def _locked(folder: FoldDir) -> Iterator[None]:
+    """Hold the lock of a fold in the first process, for all."""
+    with ExitStack() as stack:
+        from_first(lambda: stack.enter_context(folder.lock()) and None)
+        yield

@@ -1,0 +1,56 @@
+"""Train the wanted folds of a run, as one of several processes where there are such."""
+
+from collections.abc import Callable
+
+import jax
+import pandas as pd
+
+from jaxlesion.core.config import TrainConfig
+from jaxlesion.core.hooks import SILENT, Hooks, ignore
+from jaxlesion.runs.selection import folds_to_train
+from jaxlesion.runs.store import Run
+from jaxlesion.runtime.compile_cache import keep_compiled
+from jaxlesion.runtime.devices import use_cores
+from jaxlesion.runtime.processes import from_first, in_turn, process_count, process_index
+from jaxlesion.training.begin import agree, begin, locate
+from jaxlesion.training.fold import train_fold_of
+
+AfterFold = Callable[[Run, pd.DataFrame, pd.DataFrame], None]
+
+
+def train_run(
+    config: TrainConfig,
+    hooks: Hooks = SILENT,
+    started: Callable[[TrainConfig], None] = ignore,
+    after_fold: AfterFold = ignore,
+) -> Run:
+    """Train the wanted folds of a run, new or existing.
+
+    Args:
+        config: of the run; its folders are filled in.
+        hooks: see `Hooks`; events are `opened` and those of `train_fold`.
+        started: called with the whole configuration before any work.
+        after_fold: called in the first process with the run, its lesions and a finished fold's predictions.
+
+    Raises:
+        InputError: whatever about the data, the weights or the run the caller must put right.
+        Stopped: a signal came; the state of the last step is saved.
+    """
+    keep_compiled()
+    with in_turn():
+        config = locate(config, hooks.say)
+    config = agree(config)
+    use_cores(config.data.batch_size // process_count())
+    if process_count() > 1:
+        jax.devices()  # starts JAX, here where all processes are: it waits for them, and not for long
+    started(config)
+    hooks.observe("opened")
+    opened = begin(config, hooks.say)
+    folds = from_first(lambda: folds_to_train(opened.run, config))
+    for fold in folds:
+        table = train_fold_of(opened, config, fold, hooks)
+        if process_index() == 0:
+            after_fold(opened.run, opened.lesions, table)
+    if not folds and process_index() == 0:
+        opened.run.collect_oof()  # folds may have come from another machine
+    return opened.run
