@@ -18,6 +18,7 @@ from jaxlesion.core import config as configuration
 from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
+from jaxlesion.core.presets import preset
 from jaxlesion.evaluation.bootstrap import LEVEL
 from jaxlesion.evaluation.summary import Figure, Parts, as_json, drawn_by
 from jaxlesion.runs.store import Run, make_manifest
@@ -171,7 +172,7 @@ def described(run: Run) -> str:
 
 def differences(config: TrainConfig) -> dict[str, Any]:
     """Dotted options that are not those of the configuration's preset and that figures depend on, weights left out."""
-    usual = _flat(configuration.identity(configuration.preset(config.preset)))
+    usual = _flat(configuration.identity(preset(config.preset)))
     return {
         name: value
         for name, value in _flat(configuration.identity(config)).items()

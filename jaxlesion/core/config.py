@@ -6,19 +6,28 @@
 import builtins
 import contextlib
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.ranges import (
+    ABOVE_0,
+    ABOVE_0_FINITE,
+    BELOW_1,
+    FRACTION,
+    FROM_0_FINITE,
+    INSIDE_0_1,
+    at_least,
+    between,
+    out_of_range,
+)
 
 Recipe = Literal["none", "light", "full"]
 Preset = Literal["default", "paper", "baseline", "demo"]
-PRESETS: tuple[Preset, ...] = typing.get_args(Preset)
 MAX_FOLDS = 127  # a fold is an int8
 
 
@@ -45,19 +54,19 @@ RECIPES: Mapping[str, RecipeSpec] = types.MappingProxyType(
 class DataConfig:
     """The images and their order."""
 
-    image_size: int = 224
+    image_size: Annotated[int, at_least(16)] = 224
     """Side in pixels that every crop is resized to."""
-    batch_size: int = 32
+    batch_size: Annotated[int, at_least(1)] = 32
     """Images per step, over all devices."""
-    max_records: int | None = None
+    max_records: Annotated[int | None, at_least(1)] = None
     """Use only this many rows, drawn by seed and stratified by target, before the folds."""
-    seed: int = 0
+    seed: Annotated[int, between(0, 2**32 - 1)] = 0
     """Seed of everything drawn at random: rows, order, pixels, initial weights."""
-    workers: int = 2
+    workers: Annotated[int, at_least(1)] = 2
     """Threads that decode and augment. Their number changes no pixel."""
     cache: bool = True
     """Keep decoded images in ckpt/cache: all rows if they fit in --data.cache-gib, else those of training."""
-    cache_gib: float = 4.0
+    cache_gib: Annotated[float, at_least(0)] = 4.0
     """Largest size of a whole table's decoded images."""
     on_device: Literal["auto", "yes", "no"] = "auto"
     """Hold the training images on the device; auto: on an accelerator, when they take under a quarter of its memory."""
@@ -67,9 +76,9 @@ class DataConfig:
 class SamplingConfig:
     """Which negatives are trained on; positives are always all kept. One of the two is set, the other None."""
 
-    negatives_kept: float | None = 0.01
+    negatives_kept: Annotated[float | None, FRACTION] = 0.01
     """Fraction of the negatives that is kept, in (0, 1]; 1 is the full set."""
-    negatives_per_positive: float | None = None
+    negatives_per_positive: Annotated[float | None, ABOVE_0_FINITE] = None
     """Negatives kept for each positive; replaces --sampling.negatives-kept."""
 
 
@@ -77,7 +86,7 @@ class SamplingConfig:
 class FoldsConfig:
     """How lesions are split. No group is ever in two folds."""
 
-    n: int = 5
+    n: Annotated[int, between(2, MAX_FOLDS)] = 5
     """Number of folds, for GroupKFold."""
     group: str | None = "patient_id"
     """Column whose values stay together: patient_id, or attribution to hold out hospitals."""
@@ -103,9 +112,9 @@ class ModelConfig:
     """The backbone: efficientnetv2_b0 to efficientnetv2_b3, or tiny, which is for tests."""
     freeze: bool = False
     """Train the classifier only; BatchNorm statistics stay as they were."""
-    dropout: float = 0.0
+    dropout: Annotated[float, BELOW_1] = 0.0
     """Dropout rate before the classifier."""
-    drop_path: float = 0.0
+    drop_path: Annotated[float, BELOW_1] = 0.0
     """Stochastic depth: rate at the last block, rising linearly from 0."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type that is computed in; auto: bfloat16 on GPU, float32 on CPU. Parameters and losses are float32."""
@@ -115,19 +124,19 @@ class ModelConfig:
 class OptimConfig:
     """Loss and optimiser."""
 
-    learning_rate: float = 1e-4
+    learning_rate: Annotated[float, ABOVE_0_FINITE] = 1e-4
     """Adam's step size after warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After warm-up: down to zero along a cosine, or constant."""
-    warmup_steps: int = 40
+    warmup_steps: Annotated[int, at_least(0)] = 40
     """Steps over which the step size rises linearly from zero."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, FROM_0_FINITE] = 0.0
     """Decoupled weight decay (AdamW) on kernels; 0 is plain Adam."""
-    clip: float | None = None
+    clip: Annotated[float | None, ABOVE_0] = None
     """Largest global norm of the gradient."""
-    pos_weight: float = 1.0
+    pos_weight: Annotated[float, ABOVE_0_FINITE] = 1.0
     """Weight of the positives in the loss."""
-    ema: float | None = None
+    ema: Annotated[float | None, INSIDE_0_1] = None
     """Decay of an exponential moving average of parameters and statistics, which is then what predicts."""
 
 
@@ -135,7 +144,7 @@ class OptimConfig:
 class CheckpointConfig:
     """When to save. The last two checkpoints and the best are kept."""
 
-    every_minutes: float = 10.0
+    every_minutes: Annotated[float, ABOVE_0] = 10.0
     """Save in mid-epoch when this long has passed; every epoch's end is saved in any case."""
 
 
@@ -145,15 +154,15 @@ class DistributedConfig:
 
     coordinator: str | None = None
     """HOST:PORT of the first process, as the others reach it; needs --distributed.processes and --distributed.index."""
-    processes: int | None = None
+    processes: Annotated[int | None, at_least(1)] = None
     """How many there are."""
     index: int | None = None
     """Number of this one, from 0."""
     launcher: bool = True
     """Join the processes that SLURM, Open MPI or a Kubernetes job has started, without the three options above."""
-    start_seconds: int = 300
+    start_seconds: Annotated[int, at_least(1)] = 300
     """How long they wait for each other at the start."""
-    heartbeat_seconds: int = 100
+    heartbeat_seconds: Annotated[int, at_least(1)] = 100
     """After so long without a sign of life from one, the others end."""
 
 
@@ -171,7 +180,7 @@ class TrainConfig:
     """Folder of the run [default: ckpt/<preset>-<time>]."""
     preset: Preset = "default"
     """Set of defaults; any flag beats it. Without --data-dir: demo, on drawn lesions."""
-    epochs: int = 20
+    epochs: Annotated[int, at_least(1)] = 20
     """Passes over the sampled training rows."""
     resume: bool = False
     """Go on with the run in --run-dir; needs no other flag. A command that could begin the run does so if need be."""
@@ -191,40 +200,6 @@ NOT_IDENTITY_DATA = ("workers", "cache", "cache_gib", "on_device")  # of `data`:
 
 # Options that replace one another: giving one on the command line unsets the other.
 EXCLUSIVE = (("sampling.negatives_kept", "sampling.negatives_per_positive"), ("folds.group", "folds.file"))
-
-
-def preset(name: Preset) -> TrainConfig:
-    """The configuration that a preset starts from."""
-    base = TrainConfig(preset=name)
-    if name == "baseline":
-        return replace(
-            base,
-            {
-                "epochs": 1,
-                "data.max_records": 50_000,
-                "augment.recipe": "none",
-                "model.freeze": True,
-                "optim.learning_rate": 1e-3,
-                "optim.schedule": "constant",
-                "optim.warmup_steps": 0,
-            },
-        )
-    if name == "paper":
-        return replace(base, {"augment.backend": "albumentations"})
-    if name == "demo":  # under two minutes on two cores, and it learns; the network is still the true B1
-        return replace(
-            base,
-            {
-                "weights": "none",
-                "data.image_size": 64,
-                "data.batch_size": 16,
-                "sampling.negatives_kept": None,
-                "sampling.negatives_per_positive": 3.0,
-                "optim.learning_rate": 1e-3,
-                "optim.warmup_steps": 20,
-            },
-        )
-    return base  # "default" is the paper's method, augmented inside the step
 
 
 def replace(config: Any, changes: Mapping[str, Any]) -> Any:
@@ -247,40 +222,11 @@ def check(config: TrainConfig) -> None:
     for a, b in EXCLUSIVE:
         if (lookup(config, a) is None) == (lookup(config, b) is None):
             raise InputError(f"set exactly one of {flag(a)} and {flag(b)}")
+    for name, allowed, value in out_of_range(config):
+        raise InputError(f"{flag(name)} must be {allowed.words}, not {value}")
     last = config.folds.n - 1 if config.folds.file is None else MAX_FOLDS - 1
-    per_positive = config.sampling.negatives_per_positive
-    rules = {
-        "fold": (
-            config.fold == "all" or (config.fold and set(config.fold) <= set(range(last + 1))),
-            f"all, or 0 to {last}",
-        ),
-        "epochs": (config.epochs >= 1, "at least 1"),
-        "data.image_size": (config.data.image_size >= 16, "at least 16"),
-        "data.batch_size": (config.data.batch_size >= 1, "at least 1"),
-        "data.max_records": (config.data.max_records is None or config.data.max_records >= 1, "at least 1"),
-        "data.seed": (0 <= config.data.seed < 2**32, "0 to 4294967295"),
-        "data.workers": (config.data.workers >= 1, "at least 1"),
-        "sampling.negatives_kept": (
-            config.sampling.negatives_kept is None or 0 < config.sampling.negatives_kept <= 1,
-            "a fraction in (0, 1]",
-        ),
-        "sampling.negatives_per_positive": (per_positive is None or 0 < per_positive < math.inf, "above 0, and finite"),
-        "folds.n": (2 <= config.folds.n <= MAX_FOLDS, f"2 to {MAX_FOLDS}"),
-        "model.dropout": (0 <= config.model.dropout < 1, "in [0, 1)"),
-        "model.drop_path": (0 <= config.model.drop_path < 1, "in [0, 1)"),
-        "optim.learning_rate": (0 < config.optim.learning_rate < math.inf, "above 0, and finite"),
-        "optim.warmup_steps": (config.optim.warmup_steps >= 0, "0 or more"),
-        "optim.weight_decay": (0 <= config.optim.weight_decay < math.inf, "0 or more, and finite"),
-        "optim.clip": (config.optim.clip is None or config.optim.clip > 0, "above 0"),
-        "optim.pos_weight": (0 < config.optim.pos_weight < math.inf, "above 0, and finite"),
-        "optim.ema": (config.optim.ema is None or 0 < config.optim.ema < 1, "in (0, 1)"),
-        "checkpoint.every_minutes": (config.checkpoint.every_minutes > 0, "above 0"),
-        "distributed.start_seconds": (config.distributed.start_seconds >= 1, "at least 1"),
-        "distributed.heartbeat_seconds": (config.distributed.heartbeat_seconds >= 1, "at least 1"),
-    }
-    for name, (holds, wanted) in rules.items():
-        if not holds:
-            raise InputError(f"{flag(name)} must be {wanted}, not {lookup(config, name)}")
+    if config.fold != "all" and not (config.fold and set(config.fold) <= set(range(last + 1))):
+        raise InputError(f"--fold must be all, or 0 to {last}, not {config.fold}")
     _check_distributed(config.distributed)
     if config.model.freeze and config.weights == "none":
         raise InputError(
@@ -300,8 +246,6 @@ def _check_distributed(config: DistributedConfig) -> None:
     host, _, port = config.coordinator.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise InputError(f"--distributed.coordinator must be HOST:PORT, not {config.coordinator}")
-    if config.processes < 1:
-        raise InputError(f"--distributed.processes must be at least 1, not {config.processes}")
     if not 0 <= config.index < config.processes:
         raise InputError(f"--distributed.index must be 0 to {config.processes - 1}, not {config.index}")
 

@@ -14,6 +14,7 @@ import tyro
 from jaxlesion.core import config as configuration
 from jaxlesion.core.config import EXCLUSIVE, DistributedConfig, TrainConfig, flag
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.presets import PRESETS, preset
 from jaxlesion.runs.store import Run
 
 T = TypeVar("T")
@@ -74,10 +75,10 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
         anew = {"fold": fold, "run_dir": run.folder, "resume": False, "distributed": DistributedConfig()}
         base = configuration.replace(run.config, anew)
     else:
-        names = configuration.PRESETS
+        names = PRESETS
         if early.preset is not None and early.preset not in names:
             raise InputError(f"--preset {early.preset}: choose from {', '.join(names)}")
-        base = configuration.preset(early.preset or ("default" if early.data_dir or _wants_help(argv) else "demo"))
+        base = preset(early.preset or ("default" if early.data_dir or _wants_help(argv) else "demo"))
     for pair in EXCLUSIVE:
         given = [name for name in pair if _is_given(name, argv)]
         if len(given) == 2:

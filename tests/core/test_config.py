@@ -7,20 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxlesion.core.config import (
-    PRESETS,
-    RECIPES,
-    Recipe,
-    TrainConfig,
-    check,
-    from_dict,
-    identity,
-    lookup,
-    preset,
-    replace,
-    to_dict,
-)
+from jaxlesion.core.config import RECIPES, Recipe, TrainConfig, check, from_dict, identity, lookup, replace, to_dict
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.presets import PRESETS, preset
 
 FILES = {"data_dir": Path("d"), "run_dir": Path("r"), "folds.file": Path("f.csv"), "folds.group": None}
 OTHERS = {"fold": (0, 2), "optim.clip": 1.0, "optim.ema": 0.99, "data.max_records": 7, "resume": True}
@@ -79,6 +68,7 @@ def test_demo_is_small_and_needs_no_download():
 
 def test_names_that_stand_in_two_places_are_the_same():
     assert typing.get_args(Recipe) == tuple(RECIPES)
+    assert typing.get_args(Preset) == tuple(PRESETS)
 
 
 def test_recipes_only_ever_add():
@@ -161,6 +151,7 @@ def test_a_whole_number_stands_for_a_float():
         ({"data.seed": -1}, "--data.seed"),
         ({"data.seed": 2**32}, "--data.seed"),
         ({"data.workers": 0}, "--data.workers"),
+        ({"data.cache_gib": -1.0}, "--data.cache-gib"),
         ({"sampling.negatives_kept": 0.0}, "--sampling.negatives-kept"),
         ({"sampling.negatives_kept": 1.1}, "--sampling.negatives-kept"),
         ({"sampling.negatives_kept": float("nan")}, "--sampling.negatives-kept"),

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from jaxlesion.core import config as configuration
-from jaxlesion.core.config import TrainConfig, flag, lookup, preset
+from jaxlesion.core.config import TrainConfig, flag, lookup
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.presets import PRESETS, preset
 from jaxlesion.runs.store import Run
 from jaxlesion.ui.options import arguments, parse_train
 
@@ -89,7 +90,7 @@ def test_data_means_default():
     assert parse_train(DATA) == configuration.replace(preset("default"), {"data_dir": Path("somewhere")})
 
 
-@pytest.mark.parametrize("name", configuration.PRESETS)
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("form", [["--preset={}"], ["--preset", "{}"]], ids=["=", "space"])
 def test_a_preset_with_data_is_that_preset(name, form):
     argv = [word.format(name) for word in form]
