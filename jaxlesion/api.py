@@ -19,7 +19,7 @@ from jaxlesion.runs.store import Run
 def create_model(
     name: str = "efficientnetv2_b1", *, weights: str | Path = "imagenet", num_classes: int = 1, seed: int = 0, **options
 ) -> tuple[nn.Module, Variables]:
-    """A network and variables for `model.apply(variables, images)`.
+    """Build a network and its variables, for `model.apply(variables, images)`.
 
     Args:
         name: efficientnetv2_b0 to _b3, or tiny.
@@ -41,7 +41,7 @@ def create_model(
 def load_run(
     run: str | Path, fold: int = 0, *, checkpoint: Literal["last", "best"] = "last"
 ) -> tuple[nn.Module, Variables]:
-    """The network of a trained fold and the variables that predict; a logit's sigmoid is the probability.
+    """Load a trained fold: its network and the variables that predict. A logit's sigmoid is the probability.
 
     Raises:
         InputError: no such run, fold or checkpoint.

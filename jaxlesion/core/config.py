@@ -203,7 +203,7 @@ EXCLUSIVE = (("sampling.negatives_kept", "sampling.negatives_per_positive"), ("f
 
 
 def replace(config: Any, changes: Mapping[str, Any]) -> Any:
-    """`dataclasses.replace` with dotted names: `replace(config, {"optim.clip": 1.0})`."""
+    """Return the configuration with other values at dotted names, as `replace(config, {"optim.clip": 1.0})`."""
     for name, value in changes.items():
         head, _, rest = name.partition(".")
         config = dataclasses.replace(config, **{head: replace(getattr(config, head), {rest: value}) if rest else value})
@@ -211,7 +211,7 @@ def replace(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def lookup(config: Any, name: str) -> Any:
-    """The value at a dotted name."""
+    """Return the value at a dotted name."""
     for part in name.split("."):
         config = getattr(config, part)
     return config
@@ -251,12 +251,12 @@ def _check_distributed(config: DistributedConfig) -> None:
 
 
 def flag(name: str) -> str:
-    """The command-line spelling of a dotted field name."""
+    """Return the command-line spelling of a dotted field name."""
     return "--" + name.replace("_", "-")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A JSON-ready dictionary; `from_dict` is its inverse."""
+    """Return a JSON-ready dictionary; `from_dict` is the inverse."""
     return {
         f.name: to_dict(value) if dataclasses.is_dataclass(value) else str(value) if isinstance(value, Path) else value
         for f in dataclasses.fields(config)
@@ -292,7 +292,7 @@ def from_dict(data: Mapping[str, Any], source: str, kind: type = TrainConfig, pr
 
 
 def _from_json(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` of a field; TypeError where it is none of that type."""
+    """Return `value` as the type `hint` of a field. TypeError where it is none of that type."""
     choices = typing.get_args(hint)
     match typing.get_origin(hint):
         case types.UnionType | typing.Union:
@@ -313,7 +313,7 @@ def _from_json(value: Any, hint: Any) -> Any:
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:
-    """What makes two commands the same run: all that a figure depends on, not where or how fast it comes about."""
+    """Return all that the results of a run depend on: two commands with equal identities mean the same run."""
     kept = {name: value for name, value in to_dict(config).items() if name not in NOT_IDENTITY}
     if kept["weights"] not in ("imagenet", "none"):
         kept["weights"] = "a file"  # may lie elsewhere on another machine: its SHA-256 is compared, not its path

@@ -46,7 +46,7 @@ def ignore(*_: object, **__: object) -> None:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller of long work is told.
+    """Functions that long work calls to report to its caller.
 
     Args:
         say: called with lines of text.

@@ -30,7 +30,7 @@ class Draw(NamedTuple):
 
 
 def augment(images: jax.Array, spec: RecipeSpec, seed: int, epoch: jax.Array | int, rows: jax.Array) -> jax.Array:
-    """Augment a batch. `epoch` and `rows` may be traced: a new epoch does not compile anew.
+    """Augment a batch. `epoch` and `rows` may be traced: another epoch needs no other program.
 
     Args:
         images: uint8 [b, h, w, 3].
@@ -59,7 +59,7 @@ def augment(images: jax.Array, spec: RecipeSpec, seed: int, epoch: jax.Array | i
 
 
 def draw(key: jax.Array, spec: RecipeSpec, height: int, width: int) -> Draw:
-    """Random parameters, uniform within the recipe's ranges, distributed as Albumentations 2.0.8 draws them."""
+    """Draw parameters, uniform within the recipe's ranges, distributed as in Albumentations 2.0.8."""
     flips, (quarter, angle, zoom, gain, lift), shift = jnp.split(
         jax.random.uniform(key, (9,), minval=-1.0, maxval=1.0), (2, 7)
     )
@@ -100,7 +100,7 @@ def transform(image: jax.Array, drawn: Draw) -> jax.Array:
 
 
 def _source(drawn: Draw, height: int, width: int) -> tuple[jax.Array, jax.Array]:
-    """Where each pixel of the result comes from: x and y, int32 [h, w] in units of 2**-(POINT + 1) pixels."""
+    """Return the source x and y of each pixel of the result, int32 [h, w] in units of 2**-(POINT + 1) pixels."""
     cos, sin = jnp.cos(drawn.angle) / drawn.zoom, jnp.sin(drawn.angle) / drawn.zoom
     odd = drawn.quarter % 2 == 1
     cos, sin = _fixed(jnp.where(odd, -sin, cos)), _fixed(jnp.where(odd, cos, sin))
@@ -124,5 +124,5 @@ def _fraction(position: jax.Array) -> jax.Array:
 
 
 def _reflect(index: jax.Array, size: int) -> jax.Array:
-    """Indices up to a whole size outside, reflected about the outermost pixels (OpenCV's BORDER_REFLECT_101)."""
+    """Reflect indices up to a whole size outside about the outermost pixels (OpenCV's BORDER_REFLECT_101)."""
     return jnp.clip(size - 1 - jnp.abs(size - 1 - jnp.abs(index)), 0, size - 1)

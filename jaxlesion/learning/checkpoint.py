@@ -19,13 +19,13 @@ from jaxlesion.runtime.processes import from_first, process_index
 
 TRASH = "_trash"  # deleting is a rename into here first, so that a kill never leaves half a step that looks whole
 CHECKSUMS = "_checksums"  # of each step, as `sha256sum --check` reads them in the checkpoints' folder
-DAMAGED = "_damaged"  # what is not what was saved, for somebody to look at
+DAMAGED = "_damaged"  # steps that differ from what was saved, for inspection
 METRIC = "metric"
 SPLIT = 2**20  # bytes: no smaller parts of an array are shared among devices. Every shape of part compiles a slice
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:
-    """Orbax's own way to keep a pytree, but for `SPLIT`."""
+    """Return Orbax's handler of pytrees with another `SPLIT`."""
     kinds = ocp.type_handlers
     arrays = (jax.Array, kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=SPLIT))
     registry = kinds.create_type_handler_registry(arrays, (np.ndarray, kinds.NumpyHandler()))
@@ -33,7 +33,7 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 
 
 class Checkpoints:
-    """The checkpoints in one folder, for one run. Use as a context manager: leaving waits for what is being saved.
+    """The checkpoints in one folder, for one run. As a context manager, it waits for the save under way.
 
     Of several processes, which all see the folder, each calls the same methods at the same steps: Orbax saves from
     all, and the first one alone tidies up and keeps the checksums.
@@ -44,7 +44,7 @@ class Checkpoints:
 
     Raises:
         InputError: a checkpoint is damaged, and it is read-only or there is no sound one. Otherwise the damaged ones
-            are set aside with a warning, and what is left is gone on from.
+            are set aside with a warning, and training resumes from a sound one.
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False):
@@ -110,7 +110,7 @@ class Checkpoints:
             raise InputError(f"{self.folder}: a checkpoint cannot be written ({reason}); make room there") from None
 
     def _finish(self, step: int) -> None:
-        """Once the files are there: sum them up, and free the space of what was dropped for them."""
+        """Write the checksums of a finished save, and free the space of the steps dropped for it."""
         self.manager.wait_until_finished()
         if process_index() > 0:
             return
@@ -124,7 +124,7 @@ class Checkpoints:
         self._empty_trash()
 
     def damage(self, step: int) -> str | None:
-        """The first file of the checkpoint that is not what was saved, and how; None if all are.
+        """Return the first file of the checkpoint that differs from what was saved, and how; None if none does.
 
         A kill between the checkpoint and its checksums leaves it without: then there is nothing to compare with.
         """
@@ -147,7 +147,7 @@ class Checkpoints:
         return f"{unknown[0]} is not in {self._checksums(step)}" if unknown else None
 
     def _set_damaged_aside(self) -> None:
-        """What was not saved so is not read at all, be it another step than the wanted: which is best needs all."""
+        """Move damaged checkpoints aside, even unrequested ones: finding the best reads all."""
         steps = {int(p.name) for p in self.folder.glob("*/") if p.name.isdecimal()}
         # Only older steps than the last are ever deleted, so checksums of a later one are those of a step that is lost.
         summed = {int(p.stem) for p in (self.folder / CHECKSUMS).glob("*.sha256") if p.stem.isdecimal()}
@@ -167,11 +167,11 @@ class Checkpoints:
             self._checksums(step).unlink()
 
     def step(self, which: Literal["last", "best"] = "last") -> int | None:
-        """The step of the last or the best checkpoint; None where there is none."""
+        """Return the step of the last or the best checkpoint; None where there is none."""
         return self.manager.latest_step() if which == "last" else self.manager.best_step()
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state at `step`, with the structure, shapes and sharding of `like` (concrete or abstract).
+        """Restore the state at `step`, with the structure, shapes and sharding of `like` (concrete or abstract).
 
         Raises:
             InputError: the checkpoint does not fit, naming the folder.

@@ -17,7 +17,7 @@ Put = Callable[[Batch], Batch]
 
 @dataclass(frozen=True)
 class Feed:
-    """What the devices hold, and the functions that bring a host batch to them.
+    """The arrays that the devices hold, and the functions that bring a host batch to them.
 
     Args:
         held: nothing, the training images, or the features of a frozen backbone.

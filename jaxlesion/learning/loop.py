@@ -24,7 +24,7 @@ class NotFinite(RuntimeError):
 
 
 class StepHooks(NamedTuple):
-    """What `train_batches` calls around its steps; the defaults do nothing.
+    """Functions that `train_batches` calls around its steps; the defaults do nothing.
 
     Args:
         loss: called with the mean loss of every batch, one step late.

@@ -11,7 +11,7 @@ from jaxlesion.core.config import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: jax.Array, total_steps: jax.Array) -> jax.Array:
-    """Linear from 0 over the warm-up, then a cosine to 0 at `total_steps`, or constant.
+    """Return the rate of a step: linear from 0 over the warm-up, then a cosine to 0 at `total_steps`, or constant.
 
     Both counts may be traced, so that folds of different lengths share one compiled step. Training
     shorter than twice the warm-up is warmed up over half of it, so that the peak is reached.
@@ -30,7 +30,7 @@ def learning_rate(config: OptimConfig, step: jax.Array, total_steps: jax.Array) 
 
 
 def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
-    """The direction of Adam (Kingma and Ba 2015), uphill and before the learning rate.
+    """Return Adam (Kingma and Ba 2015) as an uphill direction, before the learning rate.
 
     The gradient is clipped before it, and decoupled weight decay (Loshchilov and Hutter 2019) of `decaying` parameters
     is added after it, where asked for. All are one vector: as hundreds of small arrays they would cost 2 s of tracing
@@ -44,11 +44,11 @@ def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def decaying(params: Any) -> jax.Array:
-    """A tree of n numbers as one vector [n], with zeros for what does not decay: all but kernels."""
+    """Flatten a tree of n parameters to one vector [n], with zeros for those without weight decay: all but kernels."""
     return ravel_pytree(jax.tree.map(lambda p: p if p.ndim > 1 else jnp.zeros_like(p), params))[0]
 
 
 def descend(params: Any, direction: jax.Array, rate: jax.Array | float) -> Any:
-    """A tree of n numbers after one step of `rate` against `direction` [n]."""
+    """Return a tree of n numbers after one step of `rate` against `direction` [n]."""
     flat, as_tree = ravel_pytree(params)
     return as_tree(flat - rate * direction)

@@ -1,4 +1,4 @@
-"""What training changes, as one pytree."""
+"""The state of a training as one pytree."""
 
 import functools
 from typing import Any
@@ -30,17 +30,17 @@ class TrainState:
 
     @property
     def variables(self) -> Variables:
-        """What predictions are made with: the moving average where there is one."""
+        """The variables that predict: the moving average where there is one."""
         return {"params": self.params, "batch_stats": self.batch_stats} if self.ema is None else self.ema
 
 
 def trainable(variables: Variables, *, frozen: bool) -> Variables:
-    """The part of the variables that training changes: with `frozen` the classifier, else all."""
+    """Return the variables that training changes: with `frozen` the classifier's, else all."""
     return {"params": {HEAD: variables["params"][HEAD]}, "batch_stats": {}} if frozen else variables
 
 
 def merge(variables: Variables, part: Variables) -> Variables:
-    """`variables` with the modules of `part` in place of their own."""
+    """Return `variables` with the modules of `part` in place of their own."""
     return {name: {**modules, **part.get(name, {})} for name, modules in variables.items()}
 
 
@@ -53,7 +53,7 @@ def create_state(
     total_steps: int = 1,
     ema: bool = False,
 ) -> TrainState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     size = sum(leaf.size for leaf in jax.tree.leaves(trainable(variables, frozen=frozen)["params"]))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -68,7 +68,7 @@ def create_state(
 
 
 def abstract_state(config: TrainConfig, sharding: jax.sharding.Sharding) -> TrainState:
-    """Shapes, types and sharding of a run's state, for restoring a checkpoint into."""
+    """Return the shapes, types and sharding of a run's state, for restoring a checkpoint into."""
     model = build_model(config.model)
     make = functools.partial(create_state, frozen=model.frozen, ema=config.optim.ema is not None)
     state = jax.eval_shape(lambda variables: make(variables, make_optimiser(config.optim)), abstract_variables(model))

@@ -1,4 +1,4 @@
-"""The two jitted steps: `(state, batch) -> (state, metrics)` and `(variables, batch) -> probability`."""
+"""The jitted steps: `(state, batch) -> (state, metrics)`, and `(variables, batch)` to probabilities or features."""
 
 from collections.abc import Callable
 from functools import partial
@@ -35,7 +35,7 @@ def make_train_step(
     recipe: RecipeSpec,
     mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """One optimiser step on one batch; the state that goes in is donated and gone.
+    """Return the jitted optimiser step on one batch, which donates its input state.
 
     Dropout and stochastic depth draw from (seed, step), augmentation by `recipe` from (seed, epoch, row), so
     that a resumed run repeats them. Metrics are `loss` and `grad_norm`, both []: where either is not finite,
@@ -85,7 +85,7 @@ def make_train_step(
 
 
 def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
-    """(variables, images, label, mask, key) -> loss [], gradient of what moves as one vector, and new statistics.
+    """Return (variables, images, label, mask, key) -> loss [], gradient as one vector, and new statistics.
 
     Every device differentiates its share of the batch, and one sum over them ends it: left to the compiler, a sum
     between devices would stand in each turn of the loops in which kernels' gradients are added up. As one vector,
@@ -110,7 +110,7 @@ def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
 
 
 def make_predict_step(model: EfficientNetV2) -> Step:
-    """Probability of malignancy [b], float32: the sigmoid of the logit, uncorrected."""
+    """Return the jitted step to probabilities of malignancy [b], float32: the sigmoid of the logit, uncorrected."""
 
     def step(variables: Variables, batch: Batch) -> jax.Array:
         images = batch["image"]
@@ -122,7 +122,7 @@ def make_predict_step(model: EfficientNetV2) -> Step:
 
 
 def make_feature_step(model: EfficientNetV2) -> Step:
-    """Pooled features [b, c], float32, of a batch of images."""
+    """Return the jitted step to the pooled features [b, c], float32, of a batch of images."""
 
     def step(variables: Variables, batch: Batch) -> jax.Array:
         features = model.clone(num_classes=0)
@@ -132,7 +132,7 @@ def make_feature_step(model: EfficientNetV2) -> Step:
 
 
 def make_grad_cam_step(model: EfficientNetV2) -> Step:
-    """Grad-CAM of a batch, float32 [b, h, w], upsampled bilinearly to the images and scaled to [0, 1] each.
+    """Return the jitted step to the Grad-CAM of a batch, float32 [b, h, w], upsampled and scaled to [0, 1] each.
 
     All 0 where nothing in the image speaks for a malignant lesion.
     """

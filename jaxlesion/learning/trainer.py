@@ -51,7 +51,7 @@ class Epoch:
 
 
 class Journal(Protocol):
-    """Where the records of a fold are kept."""
+    """Keeper of a fold's records."""
 
     def resume(self, step: int | None, steps_per_epoch: int) -> None:
         """Take up the records of the epochs up to a saved step, None where nothing was saved."""
@@ -62,7 +62,7 @@ class Journal(Protocol):
 
 @dataclass(frozen=True)
 class Training:
-    """What stays the same during the training of one fold.
+    """The constants of one fold's training.
 
     Args:
         config: of the run.

@@ -24,7 +24,7 @@ BN_MOMENTUM = 0.9  # of the running value; torch calls it 0.1
 
 
 def use_fast() -> bool:
-    """Whether the forms made for the CPU are used; read in tracing, which JAX does anew for another value of `IMPL`."""
+    """Return whether to use the forms made for the CPU; JAX traces again when `IMPL` changes."""
     return IMPL.value == "fast" or (IMPL.value == "auto" and jax.default_backend() == "cpu")
 
 
@@ -56,7 +56,7 @@ def _pad_same(x: jax.Array, size: int, stride: int) -> jax.Array:
 
 
 def _shifts(x: jax.Array, size: int, stride: int, rows: int, cols: int) -> list[jax.Array]:
-    """The `size * size` strided views of a padded map, each [b,rows,cols,c], that a convolution weighs and sums."""
+    """Return the `size * size` strided views of a padded map, each [b,rows,cols,c], that a convolution sums."""
     high, wide = (rows - 1) * stride + 1, (cols - 1) * stride + 1
     return [x[:, i : i + high : stride, j : j + wide : stride] for i in range(size) for j in range(size)]
 
@@ -78,7 +78,7 @@ def _save(x, kernel, stride):
 
 
 def _gradients(stride, saved, dy):
-    """The kernel's gradient is summed row by row of the output: all rows at once would leave the cache."""
+    """Return the gradients. The kernel's is summed row by row of the output: all rows at once would leave the cache."""
     x, kernel = saved
     size = kernel.shape[0]
     padded = _pad_same(x, size, stride)
@@ -104,24 +104,24 @@ _fast.defvjp(_save, _gradients)
 
 
 def _as_map(vector: jax.Array) -> jax.Array:
-    """[c] -> [1,1,1,c]."""
+    """Reshape [c] to [1,1,1,c]."""
     return vector.reshape(1, 1, 1, -1)
 
 
 def _channel_sum(x: jax.Array) -> jax.Array:
-    """[b,h,w,c] -> [c], float32."""
+    """Sum [b,h,w,c] to [c] in float32."""
     return x.sum((0, 1, 2), dtype=jnp.float32)
 
 
 def _parameter(module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]) -> jax.Array:
-    """`module.param`, which traces `init` even where the parameter is there: a fifth of the time that tracing takes."""
+    """Return a parameter. `module.param` would trace `init` even for an existing one: a fifth of the tracing time."""
     if IMPL.value == "shapes":
         return module.variable("params", name, jnp.zeros, shape).value
     return module.variable("params", name, lambda: init(module.make_rng("params"), shape)).value
 
 
 def kernel_std(shape: tuple[int, ...]) -> float:
-    """Standard deviation of a random kernel [k,k,in,out], or depthwise [k,k,1,c].
+    """Return the standard deviation of a random kernel [k,k,in,out], or depthwise [k,k,1,c].
 
     He's over the fan out, as in the TensorFlow original: sqrt(2 / (k * k * out / groups)), arXiv:1502.01852.
     """
@@ -193,7 +193,7 @@ def normalise(
 
 
 def _count(x: jax.Array, axis_name: str | None) -> int:
-    """Values of a channel, over all devices."""
+    """Count the values of a channel over all devices."""
     return x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
 
 
@@ -245,7 +245,7 @@ class Dropout(nn.Module):
         return jnp.where(lax.dynamic_slice_in_dim(keep, first, share), x / (1 - self.rate), 0)
 
     def dropped(self, x: jax.Array) -> tuple[int, ...]:
-        """The shape of what is drawn for `x`."""
+        """Return the shape of the mask for `x`."""
         return x.shape
 
 
@@ -271,7 +271,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Block(nn.Module):
-    """What the three kinds share; a skip joins where the shape allows it."""
+    """The common part of the three kinds; a skip connection joins where the shape allows it."""
 
     width: int
     stride: int = 1

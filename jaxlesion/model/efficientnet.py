@@ -100,7 +100,7 @@ class EfficientNetV2(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, intermediates: bool = False
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits of images, or of the features [b,c] that a call with `num_classes=0` gave.
+        """Return the logits of images, or of features [b,c] from a call with `num_classes=0`.
 
         With `intermediates` also the maps stem, stage0 .. stage5 and head [b,h,w,c], and the features [b,c].
         """

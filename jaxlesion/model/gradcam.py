@@ -10,7 +10,7 @@ MAP = "head"
 
 
 def grad_cam(model: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
-    """Grad-CAM of the first logit on the last map, float32 [b, map height, map width], at least 0.
+    """Compute Grad-CAM of the first logit on the last map, float32 [b, map height, map width], at least 0.
 
     Equations 1 and 2 of the paper: a channel weighs the spatial mean of the logit's gradient with respect to it, and
     the map is the ReLU of the weighted sum. After global average pooling and one linear layer that is

@@ -32,7 +32,7 @@ COUNTER = "num_batches_tracked"  # torch's counter beside each running_mean: of 
 
 
 def timm_name(path: tuple[str, ...]) -> str:
-    """timm's name of the variable at `path`: ("params", "blocks_3_1", "bn1", "scale") -> "blocks.3.1.bn1.weight"."""
+    """Return timm's name of the variable at `path`: ("params", "blocks_3_1", "bn1", "scale") -> "blocks.3.1.bn1.weight"."""
     collection, *modules, leaf = path
     if modules[0].startswith("blocks_"):
         modules[0] = modules[0].replace("_", ".")
@@ -40,7 +40,7 @@ def timm_name(path: tuple[str, ...]) -> str:
 
 
 def timm_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in torch's layout: [h,w,i,o] -> [o,i,h,w], [i,o] -> [o,i], [c] as it is."""
+    """Return the shape in torch's layout: [h,w,i,o] -> [o,i,h,w], [i,o] -> [o,i], [c] as it is."""
     return tuple(shape[axis] for axis in _to_torch(len(shape)))
 
 

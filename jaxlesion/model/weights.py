@@ -16,7 +16,7 @@ CACHE = Path("ckpt") / "weights"
 
 
 def find_weights(weights: str, variant: str, cache: Path = CACHE) -> Path | None:
-    """The safetensors file that `weights` means: a path, or `imagenet`; None for `none`.
+    """Return the safetensors file that `weights` means: a path, or `imagenet`; None for `none`.
 
     ImageNet weights are downloaded once from the variant's repository on the Hugging Face hub, their
     SHA-256 checked against the one the hub states, and kept in `cache`.
@@ -58,7 +58,7 @@ def _download(repository: str, path: Path) -> None:
 
 
 def read_variables(model: nn.Module, path: Path) -> tuple[Variables, list[str]]:
-    """The variables in a file; a classifier that does not fit is abstract. Also what the reader should be told.
+    """Read the variables in a file, and notes for the reader. A classifier that does not fit stays abstract.
 
     Raises:
         InputError: the file cannot be read or does not fit the model.
@@ -70,7 +70,7 @@ def read_variables(model: nn.Module, path: Path) -> tuple[Variables, list[str]]:
 
 
 def initial_variables(model: nn.Module, path: Path | None, seed: int) -> tuple[Variables, list[str]]:
-    """Variables to start training from, and what the reader should be told of them; random ones without a file.
+    """Return the variables to start training from, and notes for the reader; random ones without a file.
 
     Raises:
         InputError: the file cannot be read or does not fit the model.

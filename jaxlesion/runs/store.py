@@ -58,7 +58,7 @@ class FoldDir:
         return self.oof.is_file()
 
     def lock(self) -> AbstractContextManager:
-        """Held while the fold is trained; the system lets go of it when the process dies."""
+        """Take the lock of the fold; the system releases it when the process dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             held = filelock.FileLock(self.folder / LOCK).acquire(timeout=0)
@@ -68,7 +68,7 @@ class FoldDir:
         return held
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One record per epoch, as written.
+        """Read the records, one per epoch.
 
         Raises:
             InputError: the file is damaged.
@@ -128,10 +128,10 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, config: TrainConfig, lesions: pd.DataFrame, manifest: dict[str, Any]) -> "Run":
-        """Write a new run, or give that which another process has begun at the same time.
+        """Write a new run, or open the one that another process has begun at the same time.
 
-        config.json comes last: with it, the folder is a run. What a killed process had written before it is written
-        anew.
+        config.json comes last: with it, the folder is a run. Whatever a killed process left before that is
+        replaced.
 
         Raises:
             InputError: the folder cannot be made, or holds something else.
@@ -211,11 +211,11 @@ class Run:
         return FoldDir(self.folder / f"fold_{k}")
 
     def folds_table(self) -> pd.DataFrame:
-        """isic_id, patient_id, target and fold of every row of the run, in the order they were trained in."""
+        """Read isic_id, patient_id, target and fold of every row of the run, in the order of training."""
         return read_table(self.folder / "folds.csv", ("isic_id", "patient_id", "target", "fold"))
 
     def finished_folds(self) -> list[int]:
-        """Folds that have predictions, ascending."""
+        """Return the folds that have predictions, ascending."""
         return sorted(int(p.parent.name.removeprefix("fold_")) for p in self.folder.glob("fold_*/oof.csv"))
 
     def collect_oof(self) -> pd.DataFrame:
@@ -229,7 +229,7 @@ class Run:
         return table
 
     def _calibrated(self, oof: pd.DataFrame) -> Calibration:
-        """Fitted on the rows of `collect_oof`."""
+        """Fit the calibration on the rows of `collect_oof`."""
         lesions, models = self.folds_table(), oof.groupby("fold")["model"].first().to_dict()
         negatives = {}
         for k in models:
@@ -240,7 +240,7 @@ class Run:
         return calibration.fit(*columns, models, negatives, self.config.optim.pos_weight)
 
     def calibration(self) -> Calibration:
-        """What `collect_oof` fitted.
+        """Read the calibration that `collect_oof` fitted.
 
         Raises:
             InputError: there is none, or it is damaged.
@@ -254,7 +254,7 @@ class Run:
 
 
 def difference(a: TrainConfig, b: TrainConfig) -> tuple[str, Any, Any] | None:
-    """The first option that makes them different runs, and its values; None if they are the same."""
+    """Return the first option that makes them different runs, and its values; None if they are the same."""
     ours, theirs = (_flat(configuration.identity(c)) for c in (a, b))
     return next(((configuration.flag(k), v, theirs[k]) for k, v in ours.items() if theirs[k] != v), None)
 
@@ -262,7 +262,7 @@ def difference(a: TrainConfig, b: TrainConfig) -> tuple[str, Any, Any] | None:
 def make_manifest(
     data: dict[str, str], rows: int, weights: dict[str, str | None], devices: list[str]
 ) -> dict[str, Any]:
-    """What a reader needs in order to say what made the figures: versions, data, weights and machine."""
+    """Collect what the results of a run depend on: versions, data, weights and machine."""
     versions = {}
     for name in PACKAGES:
         try:

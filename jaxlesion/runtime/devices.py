@@ -19,7 +19,7 @@ LEAST_SHARE = 8  # images of a batch for which a core pays
 
 
 def use_cores(batch_size: int) -> None:
-    """Let JAX take cores for devices where it finds no accelerator, unless JAX_NUM_CPU_DEVICES says otherwise.
+    """Make each core a JAX device where there is no accelerator, unless JAX_NUM_CPU_DEVICES says otherwise.
 
     XLA on the CPU runs most convolutions on one core, whatever it has: predicting is a third faster when each core has
     its share of the batch, of at least 8 images. To be called before JAX is first used; later it does nothing.
@@ -31,12 +31,12 @@ def use_cores(batch_size: int) -> None:
 
 
 def _divisor(number: int, most: int) -> int:
-    """The largest one up to `most`."""
+    """Return the largest divisor of `number` up to `most`."""
     return next(n for n in range(most, 0, -1) if number % n == 0)
 
 
 def data_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices of all processes, or of those given; of cores only as many as split the batch evenly.
+    """Make a mesh of all devices of all processes, or of those given; of cores, as many as split the batch evenly.
 
     Raises:
         InputError: the batch cannot be split evenly between accelerators, or cores of several processes.
@@ -57,23 +57,23 @@ def _mesh(devices: list[jax.Device]) -> Mesh:
 
 
 def local_mesh(mesh: Mesh) -> Mesh:
-    """The mesh of this process's devices among those of `mesh`: all, where it is the only one."""
+    """Return the mesh of this process's devices among those of `mesh`."""
     mine = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     return mesh if len(mine) == mesh.size else _mesh(mine)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Return the sharding of arrays that are the same on every device."""
     return NamedSharding(mesh, P())
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Host arrays, the same in every process, on every device of the mesh."""
+    """Copy host arrays, the same in every process, to every device of the mesh."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x)), tree)
 
 
 def local_view(mesh: Mesh, tree: Any) -> Any:
-    """Arrays that are on every device of the mesh, as arrays of this process's devices alone; nothing is copied."""
+    """View replicated arrays on this process's devices, without copying."""
     if (mine := local_mesh(mesh)) is mesh:
         return tree
 
@@ -85,7 +85,7 @@ def local_view(mesh: Mesh, tree: Any) -> Any:
 
 
 def global_batch(mesh: Mesh, batch: Any) -> Any:
-    """Batches that each process has split over its own devices, as one global batch; nothing is copied."""
+    """Join the batches of all processes, each split over its own devices, into a global one, without copying."""
     mine = local_mesh(mesh)
     if mine is mesh:
         return batch
@@ -99,6 +99,6 @@ def global_batch(mesh: Mesh, batch: Any) -> Any:
 
 
 def shard_batch(mesh: Mesh) -> Callable[[Any], Any]:
-    """What splits host arrays [b, ...] along b over the mesh; every process gives its share of the global batch."""
+    """Return a function that shards host arrays [b, ...] along b over the mesh. Each process gives its share."""
     split = NamedSharding(mesh, P(DATA))
     return partial(jax.tree.map, lambda x: jax.make_array_from_process_local_data(split, x))

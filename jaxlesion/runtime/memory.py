@@ -11,7 +11,7 @@ PAGE = 4096
 
 
 def keep_memory() -> bool:
-    """Let malloc keep what is freed, and ask for large pages; True where that could be done (glibc on Linux).
+    """Let malloc keep freed memory, in large pages; return whether that could be done (glibc on Linux).
 
     XLA on the CPU takes a step's temporary buffers, gigabytes, from malloc and gives them back after it. By default
     each step then begins with hundreds of thousands of page faults. Here malloc is told to take everything from one

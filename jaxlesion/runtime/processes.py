@@ -48,17 +48,17 @@ _me = _Process()
 
 
 def process_index() -> int:
-    """The number of this process, from 0; to be asked before JAX starts, unlike `jax.process_index`."""
+    """Return the number of this process, from 0. Unlike `jax.process_index` it does not start JAX."""
     return _me.index
 
 
 def process_count() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return _me.count
 
 
 def launched(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher that JAX knows has started this process as one of several.
+    """Return whether a launcher that JAX knows has started this process as one of several.
 
     An allocation is not enough: a shell in one has most of SLURM's variables, and every pod some of Kubernetes'.
     """
@@ -73,7 +73,7 @@ def launched(environ: Mapping[str, str] = os.environ) -> bool:
 
 @contextmanager
 def join_processes(config: DistributedConfig) -> Iterator[None]:
-    """Be one of the processes while the context lasts; leaving it without an error waits for all of them.
+    """Join the other processes while the context lasts; leaving it without an error waits for all of them.
 
     To be entered before JAX is first used.
 
@@ -155,7 +155,7 @@ def _leave() -> None:
 
 @contextmanager
 def end_together() -> Iterator[None]:
-    """Around a whole program: an error in one process ends the others too, at once and with its reason."""
+    """End all processes at once when one fails, with its reason; to be wrapped around a whole program."""
     try:
         yield
     except BaseException as e:
@@ -168,7 +168,7 @@ def end_together() -> Iterator[None]:
 
 
 def _end(reason: str, code: int) -> NoReturn:
-    """End now, having told the others. Not by `sys.exit`, which waits for threads that wait for other processes."""
+    """Tell the others and end now. `sys.exit` would wait for threads that wait for other processes."""
     try:
         _me.client.key_value_set("jaxlesion/failed", reason)
     except Exception as e:
@@ -192,7 +192,7 @@ def _let_hear() -> None:
 
 
 def _listen() -> None:
-    """In a thread of its own: end this process when another one says that it failed."""
+    """End this process when another one fails; to be run in a thread."""
     client = _me.client
     while True:
         try:
@@ -222,7 +222,7 @@ def barrier() -> None:
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What `make`, called in the first process alone, gives there; of what JSON can say. The others wait for it."""
+    """Call `make` in the first process, and return its result, a JSON value, in all of them."""
     if process_count() == 1:
         return make()
     key = _next()
@@ -236,7 +236,7 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """The first process, and then all others at once."""
+    """Run the context in the first process, then in all others at once."""
     if process_index() > 0:
         barrier()
     yield
@@ -246,7 +246,7 @@ def first_alone() -> Iterator[None]:
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """One process after the other, the first one first: for files that several of one host would make at once."""
+    """Run the context in one process after the other: for files that several of one host would make at once."""
     for _ in range(process_index()):
         barrier()
     yield
@@ -255,12 +255,12 @@ def in_turn() -> Iterator[None]:
 
 
 def local_share(size: int) -> slice:
-    """The part of each batch of `size` rows that this process loads, in the order of the mesh's devices."""
+    """Return the part of each batch of `size` rows that this process loads, in the order of the mesh's devices."""
     return slice(process_index() * size // process_count(), (process_index() + 1) * size // process_count())
 
 
 def gather(mine: np.ndarray, rows: int, size: int) -> np.ndarray:
-    """What all processes have for their share of `rows` rows in batches of `size`: [rows, ...], every row once.
+    """Gather the processes' shares of `rows` rows in batches of `size`: [rows, ...], every row once.
 
     Args:
         mine: [this process's rows, ...], in order.
@@ -282,7 +282,7 @@ def gather(mine: np.ndarray, rows: int, size: int) -> np.ndarray:
 
 
 class Votes:
-    """The largest number that any process says, the same in all of them, one step later.
+    """Votes of all processes: the largest number that any gives, known to all one step later.
 
     A maximum over the devices goes after each training step and is read after the next one, so that nobody waits
     for it. One process hears itself at once.
@@ -293,14 +293,14 @@ class Votes:
         self.largest = jax.jit(jnp.max, out_shardings=replicated(mesh))
 
     def __call__(self, number: int) -> int:
-        """Say a number; the largest of those said a call ago, 0 at first."""
+        """Give a number; return the largest of those given a call ago, 0 at first."""
         if process_count() == 1:
             return number
         said, self.waiting = self.waiting, self._cast(number)
         return 0 if said is None else int(said)
 
     def now(self, number: int) -> int:
-        """Say a number, and wait for the largest. What was said before is forgotten."""
+        """Give a number and wait for the largest. Earlier votes are dropped."""
         self.waiting = None
         return number if process_count() == 1 else int(self._cast(number))
 
@@ -309,7 +309,7 @@ class Votes:
 
 
 def compile_before_running(step: Callable) -> Callable:
-    """`step`, compiled by all processes before any of them runs it: a collective on CPUs waits no longer for it."""
+    """Compile `step` in every process before running it: CPU collectives time out during compilation."""
     if process_count() == 1:
         return step
     compiled = None

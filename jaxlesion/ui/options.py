@@ -38,7 +38,7 @@ def parse(kind: type[T], argv: Sequence[str], program: str, default: T | None = 
 
 
 def _one_line(box: str, program: str) -> str:
-    """What tyro complains of, without its frame (drawn in ASCII where stdout is), title and the option's help text."""
+    """Return tyro's complaint without its frame (ASCII where stdout is), its title and the option's help text."""
     lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
     text = "\n".join("" if set(line) == {"-"} else line for line in lines[1:])
     complaint, _, rest = text.strip().partition("\n\n")
@@ -48,7 +48,7 @@ def _one_line(box: str, program: str) -> str:
 
 
 def parse_train(argv: Sequence[str]) -> TrainConfig:
-    """The configuration that a training command means.
+    """Parse a training command.
 
     Defaults come from the run in --run-dir when there is one, else from the preset; without a
     preset, from `demo` if there is no --data-dir. Any flag beats them, also within a pair of
@@ -95,7 +95,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
 
 
 def _early(argv: Sequence[str]) -> argparse.Namespace:
-    """What must be known before the defaults are."""
+    """Parse the options that decide the defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("preset", "data_dir", "run_dir"):
         parser.add_argument(flag(name), f"--{name}", dest=name, nargs="?")
@@ -115,5 +115,5 @@ def _is_given(name: str, argv: Sequence[str]) -> bool:
 
 
 def arguments(argv: Sequence[str] | None) -> Sequence[str]:
-    """`argv`, or the command line when it is None."""
+    """Return `argv`, or the command line when it is None."""
     return sys.argv[1:] if argv is None else argv

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from jaxlesion.core.config import RECIPES, Recipe, TrainConfig, check, from_dict, identity, lookup, replace, to_dict
+from jaxlesion.core.config import (
+    RECIPES,
+    Preset,
+    Recipe,
+    TrainConfig,
+    check,
+    from_dict,
+    identity,
+    lookup,
+    replace,
+    to_dict,
+)
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.presets import PRESETS, preset
 
