@@ -33,7 +33,10 @@ def start(log: Path, *argv: object, program: str = "train", devices: int = 1, cw
     """A program in a process of its own, with what is to happen to it."""
     plan = json.dumps({"log": str(log), **plan})
     command = [sys.executable, __file__, plan, program, *map(str, argv)]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    # Compiled programs in a folder as a user has it, of this worker alone, so that kills may halve them.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
+    own = f"{os.environ['JAX_COMPILATION_CACHE_DIR']}-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+    environment |= {"JAX_NUM_CPU_DEVICES": str(devices), "XDG_CACHE_HOME": own}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd
     )

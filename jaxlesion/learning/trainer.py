@@ -164,6 +164,7 @@ def train_fold(
         hooks.observe("saved", step=epoch.step)
         stop_if(training.votes.now(stop.number or 0))
     stop.waits = False
+    checkpoints.wait()
     hooks.observe("predicting")
     title = training.title("predicting the whole fold")
     return _predict(training, state, rows.held_out, title), int(state.step)

@@ -32,7 +32,7 @@ COUNTER = "num_batches_tracked"  # torch's counter beside each running_mean: of 
 
 
 def timm_name(path: tuple[str, ...]) -> str:
-    """Return timm's name of the variable at `path`: ("params", "blocks_3_1", "bn1", "scale") -> "blocks.3.1.bn1.weight"."""
+    """Return timm's name of a variable: ("params", "blocks_3_1", "bn1", "scale") -> "blocks.3.1.bn1.weight"."""
     collection, *modules, leaf = path
     if modules[0].startswith("blocks_"):
         modules[0] = modules[0].replace("_", ".")

@@ -9,7 +9,6 @@ import jax
 
 from jaxlesion.core.files import write_atomic
 
-MAX_BYTES = 4 * 2**30  # of all programs; JAX drops those not used for longest, and locks the folder for it
 WHOLE = "whole.json"  # name and size of each entry that was written to its end
 
 
@@ -36,7 +35,6 @@ def keep_compiled() -> Path | None:
         _remove_halves(folder)
     except OSError:
         return None
-    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the small ones add up to seconds
     return folder

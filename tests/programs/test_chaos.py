@@ -47,8 +47,7 @@ def moment(log: Path, aimed_at: str) -> str:
     """What was under way when the process was killed."""
     if aimed_at == "renaming":
         name = events(log)[-1][1]
-        kinds = {".sha256": "checksums", "-cache": "a compiled program"}
-        return f"renaming {next((kind for end, kind in kinds.items() if name.endswith(end)), name)}"
+        return f"renaming {'checksums' if name.endswith('.sha256') else name}"
     saves = [words[0] for words in events(log) if words[0] in ("saving", "committed", "deleting", "unlinked", "idle")]
     if not steps_done(log):
         return "before the first step"
@@ -79,7 +78,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(command, whole, t
             if code:
                 kills += 1
                 fell[moment(log, plan["at"])] += 1
-            came_back = re.search(r"going on from step (\d+)", out)
+            came_back = re.search(r"resuming from step (\d+)", out)
             if steps_done(log) and not finished:
                 assert (int(came_back[1]) if came_back else None) == saved
                 losses[max(0, done - (saved or 0))] += 1
@@ -108,7 +107,7 @@ def test_a_full_disk_ends_in_one_line_and_spares_what_was_saved(command, whole, 
         assert line.startswith("error: ")
         assert "cannot be written" in line
         if number:
-            came_back = int(re.search(r"going on from step (\d+)", out)[1])
+            came_back = int(re.search(r"resuming from step (\d+)", out)[1])
             assert came_back in (went_on + 1, went_on + 2)  # the second save may have been under way
             went_on = came_back
         argv = ["--resume"]
