@@ -29,7 +29,7 @@ def train(config: TrainConfig, observe: Callable[..., None] = ignore) -> Run:
     Raises:
         InputError: whatever about the data, the weights or the run the caller must put right.
     """
-    with join_processes(config.distributed), _printed_by_the_first():
+    with join_processes(config.distributed, config.data.batch_size), _printed_by_the_first():
         run = train_run(config, Hooks(say, ProgressBar, observe), _print_config, _print_fold)
         if run.config.preset == "demo":
             say(DEMO_NOTE)

@@ -22,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from orbax.checkpoint import multihost
 
 from jaxlesion.core.config import DistributedConfig
 from jaxlesion.core.errors import InputError
-from jaxlesion.runtime.devices import replicated, shard_batch
+from jaxlesion.runtime.devices import replicated, shard_batch, use_cores
 from jaxlesion.runtime.signals import Stopped
 
 WEEK = 7 * 24 * 3600 * 1000  # milliseconds: who waits is ended by the news of a failure, not by a clock
@@ -57,33 +58,37 @@ def process_count() -> int:
     return _me.count
 
 
-def launched(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a launcher that JAX knows has started this process as one of several.
+def launched(environ: Mapping[str, str] = os.environ) -> int:
+    """Return how many processes a launcher that JAX knows has started as one run; 1 for none, 0 if it does not say.
 
     An allocation is not enough: a shell in one has most of SLURM's variables, and every pod some of Kubernetes'.
     """
-    slurm = all(f"SLURM_{name}" in environ for name in ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID"))
-    if slurm and int(environ.get("SLURM_STEP_NUM_TASKS", environ["SLURM_NTASKS"])) > 1:
-        return True
-    if "OMPI_MCA_orte_hnp_uri" in environ and int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-        return True
+    if all(f"SLURM_{name}" in environ for name in ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")):
+        return int(environ.get("SLURM_STEP_NUM_TASKS", environ["SLURM_NTASKS"]))
+    if "OMPI_MCA_orte_hnp_uri" in environ:
+        return int(environ.get("OMPI_COMM_WORLD_SIZE", 1))
     in_job = "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ
-    return in_job and find_spec("kubernetes") is not None
+    return 0 if in_job and find_spec("kubernetes") is not None else 1
 
 
 @contextmanager
-def join_processes(config: DistributedConfig) -> Iterator[None]:
+def join_processes(config: DistributedConfig, batch_size: int) -> Iterator[None]:
     """Join the other processes while the context lasts; leaving it without an error waits for all of them.
 
-    To be entered before JAX is first used.
+    To be entered before JAX is first used, which starts it.
+
+    Args:
+        config: who the others are.
+        batch_size: that all share.
 
     Raises:
         InputError: they do not find each other, or one of them is lost later.
     """
-    if config.coordinator is None and not (config.launcher and launched()):
+    count = config.processes or (launched() if config.launcher else 1)
+    if config.coordinator is None and count == 1:
         yield
         return
-    _join(config)
+    _join(config, batch_size // count if count else 0)
     try:
         yield
     except Stopped:
@@ -106,7 +111,7 @@ def join_processes(config: DistributedConfig) -> Iterator[None]:
         raise pass_on
 
 
-def _join(config: DistributedConfig) -> None:
+def _join(config: DistributedConfig, share: int) -> None:
     # JAX would take SIGTERM for itself, and nothing would then happen at one: `signals` takes care of it.
     jax.config.update("jax_enable_preemption_service", False)
     where = config.coordinator or "the launcher's first process"
@@ -135,8 +140,9 @@ def _join(config: DistributedConfig) -> None:
         raise InputError(f"the processes of this run cannot be joined at {where} ({reason})") from None
     finally:
         late.cancel()
-    state = jax._src.distributed.global_state  # no other way to the service's client: Orbax goes this way too
-    _me.index, _me.count, _me.client = state.process_id, state.num_processes, state.client
+    use_cores(share)
+    _me.client = multihost.get_jax_distributed_client()
+    _me.index, _me.count = jax.process_index(), jax.process_count()
     threading.Thread(target=_listen, name="failures", daemon=True).start()
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 import pandas as pd
 
 from jaxlesion.core.config import TrainConfig
@@ -11,7 +10,7 @@ from jaxlesion.runs.selection import folds_to_train
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import use_cores
-from jaxlesion.runtime.processes import from_first, in_turn, process_count, process_index
+from jaxlesion.runtime.processes import from_first, in_turn, process_index
 from jaxlesion.training.begin import agree, begin, locate
 from jaxlesion.training.fold import train_fold_of
 
@@ -40,9 +39,7 @@ def train_run(
     with in_turn():
         config = locate(config, hooks.say)
     config = agree(config)
-    use_cores(config.data.batch_size // process_count())
-    if process_count() > 1:
-        jax.devices()  # starts JAX, here where all processes are: it waits for them, and not for long
+    use_cores(config.data.batch_size)  # several processes have done so when they joined
     started(config)
     hooks.observe("opened")
     opened = begin(config, hooks.say)

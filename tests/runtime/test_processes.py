@@ -310,17 +310,17 @@ OPEN_MPI = {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1", "OMPI_COMM_WORLD_RA
 
 
 @pytest.mark.parametrize(
-    ("environ", "several"),
+    ("environ", "processes"),
     [
-        ({}, False),
-        (SLURM | {"SLURM_NTASKS": "2"}, True),
-        (SLURM | {"SLURM_NTASKS": "1"}, False),
-        (SLURM | {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, False),  # a shell in an allocation
-        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}, False),
-        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "2"}, True),
-        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, False),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),  # any pod
+        ({}, 1),
+        (SLURM | {"SLURM_NTASKS": "2"}, 2),
+        (SLURM | {"SLURM_NTASKS": "1"}, 1),
+        (SLURM | {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, 1),  # a shell in an allocation
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}, 1),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "2"}, 2),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, 1),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, 1),  # any pod
     ],
 )
-def test_a_launcher_is_one_only_if_it_started_several(environ, several):
-    assert launched(environ) is several
+def test_a_launcher_is_one_only_if_it_started_several(environ, processes):
+    assert launched(environ) == processes
