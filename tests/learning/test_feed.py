@@ -1,5 +1,10 @@
+"""Arrays held on the devices reach a batch by its row numbers, and only where there is room for them."""
+
+from types import SimpleNamespace
+
 import jax
 import numpy as np
+import pytest
 
 from jaxlesion.learning.feed import hold_on_device, should_hold
 from jaxlesion.runtime.devices import data_mesh, shard_batch
@@ -21,3 +26,16 @@ def test_rows_bring_their_images_split_over_the_devices():
 def test_a_cpu_holds_images_only_when_told_to():
     mesh = data_mesh(2, jax.devices()[:2])
     assert [should_hold(choice, 10, mesh) for choice in ("auto", "yes", "no")] == [False, True, False]
+
+
+@pytest.mark.parametrize(("size", "held"), [(24, True), (25, False), (10**12, False)])
+def test_an_accelerator_holds_images_that_take_under_a_quarter_of_its_memory(size, held):
+    gpu = SimpleNamespace(platform="gpu", process_index=0, memory_stats=lambda: {"bytes_limit": 100})
+    mesh = SimpleNamespace(devices=np.array([gpu]), size=1)
+    assert should_hold("auto", size, mesh) is held
+    assert [should_hold(choice, size, mesh) for choice in ("yes", "no")] == [True, False]
+
+
+def test_an_accelerator_that_does_not_tell_its_memory_holds_nothing():
+    gpu = SimpleNamespace(platform="gpu", process_index=0, memory_stats=lambda: None)
+    assert not should_hold("auto", 1, SimpleNamespace(devices=np.array([gpu]), size=1))
