@@ -10,7 +10,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.duplicates import count, duplicates, pixel_digests
-from jaxlesion.data.lesions import KEYS
+from jaxlesion.data.schema import KEYS
 from jaxlesion.runs.store import Run
 from jaxlesion.ui.console import Meter, run_program, say
 from jaxlesion.ui.options import arguments, parse

@@ -14,8 +14,8 @@ from jaxlesion.core.files import sha256
 from jaxlesion.data.batches import Batches
 from jaxlesion.data.cache import CACHE, ImageCache
 from jaxlesion.data.dataset import fingerprint, open_dataset
-from jaxlesion.data.lesions import KEYS
 from jaxlesion.data.predictions import predictions_as_text, write_predictions, write_submission
+from jaxlesion.data.schema import KEYS
 from jaxlesion.data.sources import FileImages
 from jaxlesion.inference.predictor import Ensemble, data_config, decode_ahead
 from jaxlesion.inference.shards import ROWS, Part, Shards

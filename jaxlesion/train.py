@@ -16,10 +16,10 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
 from jaxlesion.data.batches import open_batches, steps_per_epoch
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
+from jaxlesion.data.decode import check
 from jaxlesion.data.folds import assign, subset, training_rows
-from jaxlesion.data.lesions import KEYS
 from jaxlesion.data.predictions import write_predictions
-from jaxlesion.data.sources import check
+from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluate import PRIOR_NOTE
 from jaxlesion.evaluation.summary import How, drawn_by, figures_of_run
 from jaxlesion.learning.trainer import FoldTraining

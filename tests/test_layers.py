@@ -103,7 +103,6 @@ TO_MEND: dict[str, set[str]] = {
     "ui.console": {"runtime.memory"},
     "knn": {"train"},
     "train": {"evaluate"},
-    "data": {"cycle"},
     "": {"cycle"},
 }
 

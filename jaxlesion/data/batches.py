@@ -21,7 +21,8 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.data.batch import Batch
 from jaxlesion.data.cache import CACHE, ImageCache
 from jaxlesion.data.dataset import Dataset
-from jaxlesion.data.sources import ImageSource, decode, resize
+from jaxlesion.data.decode import decode, resize
+from jaxlesion.data.sources import ImageSource
 
 AHEAD = 3  # batches that are being loaded while one is computed on
 

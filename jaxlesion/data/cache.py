@@ -65,6 +65,7 @@ class ImageCache:
         image: Callable[[str], np.ndarray],
         workers: int,
         after: Callable[[int], None] = lambda images: None,
+        chunk: int = CHUNK,
     ) -> None:
         """Decode the images that are missing.
 
@@ -73,14 +74,15 @@ class ImageCache:
             image: gives the uint8 [size, size, 3] of an id; called from `workers` threads.
             workers: threads.
             after: called with the number of images of each chunk.
+            chunk: images decoded between two flushes.
 
         Raises:
             InputError: the disk is full; what was decoded before stays.
         """
         missing = [isic_id for isic_id in ids if isic_id not in self]
         with ThreadPoolExecutor(workers) as pool:
-            for start in range(0, len(missing), CHUNK):
-                part = missing[start : start + CHUNK]
+            for start in range(0, len(missing), chunk):
+                part = missing[start : start + chunk]
                 try:
                     sums = list(pool.map(lambda isic_id: self._put(isic_id, image(isic_id)), part))
                     self.file.sync()

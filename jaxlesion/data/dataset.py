@@ -10,8 +10,10 @@ import pandas as pd
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
+from jaxlesion.data.decode import check
 from jaxlesion.data.lesions import read_lesions
-from jaxlesion.data.sources import ImageSource, check, open_images
+from jaxlesion.data.sources import ImageSource, open_images
+from jaxlesion.data.tfrecord import PreparedImages
 
 Split = Literal["train", "test"]
 
@@ -52,8 +54,6 @@ def open_dataset(
         raise InputError(f"{folder} has no {metadata.name}: give --data-dir the folder that holds it")
     lesions = read_lesions(metadata, labelled=split == "train" if labelled is None else labelled, columns=columns)
     if (folder / "dataset_info.json").exists():
-        from jaxlesion.data.isic2024 import PreparedImages
-
         images = PreparedImages(folder, split, lesions["isic_id"])
     else:
         images = open_images(_images_path(folder, split))

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlesion.core.errors import InputError
+from jaxlesion.data.schema import TEST_COLUMNS, TRAIN_COLUMNS
 
 FIELD_MM = 15.0  # a SLICE-3D crop shows 15 mm x 15 mm of skin, whatever its number of pixels
 SHIFT = 1.3  # mean of each malignant trait in benign standard deviations; four traits: ideal AUC 0.967
@@ -24,19 +25,6 @@ README = """Demo lesions of jaxlesion, in the layout of the ISIC 2024 challenge:
 These images are drawn by a program. No person, hospital or diagnosis stands behind them, and no figure
 obtained with them means anything clinically. They show that training, evaluation and reporting run.
 """
-TEST_COLUMNS = [
-    "isic_id", "patient_id", "age_approx", "sex", "anatom_site_general", "clin_size_long_diam_mm", "image_type",
-    "tbp_tile_type", *(f"tbp_lv_{channel}{where}" for channel in "ABCHL" for where in ("", "ext")), "tbp_lv_areaMM2",
-    "tbp_lv_area_perim_ratio", "tbp_lv_color_std_mean", "tbp_lv_deltaA", "tbp_lv_deltaB", "tbp_lv_deltaL",
-    "tbp_lv_deltaLB", "tbp_lv_deltaLBnorm", "tbp_lv_eccentricity", "tbp_lv_location", "tbp_lv_location_simple",
-    "tbp_lv_minorAxisMM", "tbp_lv_nevi_confidence", "tbp_lv_norm_border", "tbp_lv_norm_color", "tbp_lv_perimeterMM",
-    "tbp_lv_radial_color_std_max", "tbp_lv_stdL", "tbp_lv_stdLExt", "tbp_lv_symm_2axis", "tbp_lv_symm_2axis_angle",
-    "tbp_lv_x", "tbp_lv_y", "tbp_lv_z", "attribution", "copyright_license",
-]  # fmt: skip
-TRAIN_COLUMNS = [
-    "isic_id", "target", *TEST_COLUMNS[1:], "lesion_id", "iddx_full", *(f"iddx_{level}" for level in range(1, 6)),
-    "mel_mitotic_index", "mel_thick_mm", "tbp_lv_dnn_lesion_confidence",
-]  # fmt: skip
 DIAGNOSES = (  # by target
     ("Benign", "Benign", "Benign::Benign melanocytic proliferations::Nevus"),
     (

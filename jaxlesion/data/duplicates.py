@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from jaxlesion.data.sources import ImageSource, decode
+from jaxlesion.data.decode import decode
+from jaxlesion.data.sources import ImageSource
 
 CHUNK = 256  # images in flight; what is kept of each is 16 bytes
 SHOWN = ("isic_id", "patient_id", "target", "fold")

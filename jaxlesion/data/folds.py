@@ -5,7 +5,7 @@ import pandas as pd
 
 from jaxlesion.core.config import MAX_FOLDS, FoldsConfig, SamplingConfig
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.lesions import numbers, read_table
+from jaxlesion.data.tables import numbers, read_table
 
 
 def group_kfold(groups: np.ndarray, n: int) -> np.ndarray:

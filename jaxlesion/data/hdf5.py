@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxlesion.core.errors import InputError
+from jaxlesion.core.errors import InputError, Refused
 from jaxlesion.core.files import Pieces, write_atomic
-from jaxlesion.data.ids import valid_id
+from jaxlesion.data.schema import valid_id
 
 if TYPE_CHECKING:
     import h5py
@@ -26,10 +26,6 @@ KEPT = 1000  # images from which on an index is kept in a file: fewer are found 
 
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises for it
-
-
-class Refused(Exception):
-    """Why one image is not used, as the end of a sentence that begins with its id."""
 
 
 def size_fault(size: int) -> str:
@@ -46,7 +42,7 @@ class Hdf5Index(NamedTuple):
     reason: np.ndarray  # str [n], empty unless the image is refused
 
 
-def kept_index(path: Path, folder: Path) -> Hdf5Index:
+def kept_index(path: Path, folder: Path, *, at_least: int = KEPT) -> Hdf5Index:
     """The index of `path`, from a file in `folder` where that still holds, else found anew and kept there.
 
     An index follows from the bytes between the images alone: superblock, groups and headers. It is kept with
@@ -62,7 +58,7 @@ def kept_index(path: Path, folder: Path) -> Hdf5Index:
         return index
     before = path.stat().st_mtime_ns
     index = index_hdf5(path)
-    if len(index.ids) >= KEPT:
+    if len(index.ids) >= at_least:
         content = io.BytesIO()
         np.savez(content, **index._asdict(), digest=_digest(index, path))
         if path.stat().st_mtime_ns == before:  # else index and digest may be of different files

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.lesions import feature_columns, numbers
+from jaxlesion.data.schema import feature_columns
+from jaxlesion.data.tables import numbers
 
 MAX_CATEGORIES = 100  # a text column of more is a name or a number of something; the competition's have 21 at most
 

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxlesion.core.config import MAX_FOLDS
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
-from jaxlesion.data.lesions import numbers, read_table, shown
+from jaxlesion.data.tables import numbers, read_table, shown
 
 COLUMNS = ("isic_id", "patient_id", "target", "fold", "prediction", "model")
 CHUNK = 20_000  # rows that are text at a time
@@ -48,28 +48,31 @@ def predictions_table(
     )
 
 
-def write_predictions(path: Path, table: pd.DataFrame) -> None:
-    """Write the table as CSV, whole or not at all; every prediction is read back as the same float."""
-    write_atomic(path, csv_bytes(_rows(table)))
+def write_predictions(path: Path, table: pd.DataFrame, *, chunk_rows: int = CHUNK) -> None:
+    """Write the table as CSV, whole or not at all; every prediction is read back as the same float.
+
+    At most `chunk_rows` rows are text at a time; the file does not depend on it.
+    """
+    write_atomic(path, csv_bytes(_rows(table, chunk_rows), chunk_rows))
 
 
-def _rows(table: pd.DataFrame) -> Iterator[Sequence[object]]:
+def _rows(table: pd.DataFrame, chunk_rows: int) -> Iterator[Sequence[object]]:
     """Header and cells, of some rows at a time: as objects they take ten times their room."""
     yield COLUMNS
-    for start in range(0, len(table), CHUNK):
-        part = table[list(COLUMNS)].iloc[start : start + CHUNK]
+    for start in range(0, len(table), chunk_rows):
+        part = table[list(COLUMNS)].iloc[start : start + chunk_rows]
         cells = part.astype(object).where(part.notna(), "")
         cells["prediction"] = [str(p) for p in part["prediction"].to_numpy()]  # the shortest text that is this float
         yield from cells.itertuples(index=False, name=None)
 
 
-def csv_bytes(rows: Iterable[Sequence[object]]) -> Iterator[bytes]:
-    """Rows as CSV in UTF-8, some at a time."""
+def csv_bytes(rows: Iterable[Sequence[object]], chunk_rows: int = CHUNK) -> Iterator[bytes]:
+    """Encode rows as CSV in UTF-8, `chunk_rows` at a time."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for number, row in enumerate(rows, start=1):
         writer.writerow(row)
-        if number % CHUNK == 0:
+        if number % chunk_rows == 0:
             yield text.getvalue().encode()
             text.seek(0)
             text.truncate()

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.lesions import is_label_side, read_lesions
+from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.metadata import MAX_CATEGORIES, metadata_features
+from jaxlesion.data.schema import is_label_side
 
 
 def table(**columns: list) -> pd.DataFrame:

@@ -8,9 +8,10 @@ import pytest
 import jaxlesion
 from jaxlesion import evaluate, knn
 from jaxlesion.core.config import DataConfig, FoldsConfig, ModelConfig
+from jaxlesion.data.decode import decode, resize
 from jaxlesion.data.folds import assign
 from jaxlesion.data.lesions import read_lesions
-from jaxlesion.data.sources import decode, open_images, resize
+from jaxlesion.data.sources import open_images
 from jaxlesion.evaluate import EvaluateConfig
 from jaxlesion.knn import KnnConfig, knn_predictions
 
