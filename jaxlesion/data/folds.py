@@ -9,14 +9,13 @@ from jaxlesion.data.tables import numbers, read_table
 
 
 def group_kfold(groups: np.ndarray, n: int) -> np.ndarray:
-    """Fold of every row, so that no group is in two folds and folds are of similar size.
+    """Assign a fold to every row by scikit-learn's GroupKFold: no group is in two folds, and sizes are similar.
 
-    The largest group goes to the smallest fold, as in scikit-learn's GroupKFold, whose folds these
-    are. Deterministic: no seed.
+    Deterministic: no seed.
 
     Args:
         groups: [rows] any sortable values.
-        n: number of folds, at most MAX_FOLDS.
+        n: number of folds, 2 to MAX_FOLDS.
 
     Returns:
         [rows] int8 in 0 .. n-1.
@@ -24,16 +23,15 @@ def group_kfold(groups: np.ndarray, n: int) -> np.ndarray:
     Raises:
         InputError: fewer groups than folds.
     """
+    from sklearn.model_selection import GroupKFold
+
     group, names = pd.factorize(np.asarray(groups), sort=True)
     if len(names) < n:
         raise InputError(f"{n} folds need at least {n} groups, and there are {len(names)}: lower --folds.n")
-    size = np.bincount(group)
-    weight = np.zeros(n, np.int64)
-    fold_of_group = np.empty(len(names), np.int8)
-    for g in np.argsort(size, kind="stable")[::-1]:
-        fold_of_group[g] = lightest = weight.argmin()
-        weight[lightest] += size[g]
-    return fold_of_group[group]
+    fold = np.empty(len(group), np.int8)
+    for number, (_, inside) in enumerate(GroupKFold(n).split(group, groups=group)):
+        fold[inside] = number
+    return fold
 
 
 def assign(lesions: pd.DataFrame, config: FoldsConfig) -> pd.DataFrame:
