@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import Pieces
+from jaxlesion.core.files import RandomAccessFile
 
 CACHE = Path("ckpt") / "cache"
 CHUNK = 512  # rows decoded between two flushes: bounds memory, and what a kill loses
@@ -43,7 +43,7 @@ class ImageCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _sized(self.path, self.bytes)
-            self.file = Pieces(self.path, writable=True)
+            self.file = RandomAccessFile(self.path, writable=True)
             sums = self.path.with_suffix(".crc")
             _sized(sums, 4 * len(ids), whole=True)
             self.sums = np.memmap(sums, np.uint32, "r+", shape=(len(ids),))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxlesion.core.errors import InputError, Refused
-from jaxlesion.core.files import Pieces, write_atomic
+from jaxlesion.core.files import RandomAccessFile, write_atomic
 from jaxlesion.data.schema import valid_id
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _digest(index: Hdf5Index, path: Path) -> str:
     order = np.argsort(index.offset[located], kind="stable")
     start = index.offset[located][order]
     end = np.maximum.accumulate(start + index.size[located][order])  # two names may share one image
-    file = Pieces(path)
+    file = RandomAccessFile(path)
     with contextlib.closing(file):
         for a, b in zip([0, *end.tolist()], [*start.tolist(), file.size], strict=True):
             for at in range(a, b, PIECE):
@@ -211,8 +211,8 @@ def read_hdf5(path: Path, isic_id: str) -> bytes:
         try:
             dataset = h5py.h5d.open(file.id, name)
             if dataset.get_create_plist().get_layout() == h5py.h5d.CHUNKED:
-                with contextlib.closing(Pieces(path)) as pieces:
-                    return _read_chunks(dataset, size, pieces)
+                with contextlib.closing(RandomAccessFile(path)) as whole:
+                    return _read_chunks(dataset, size, whole)
             data = np.empty(size, np.uint8)
             dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data, dataset.get_type())
         except DAMAGE as error:
@@ -220,7 +220,7 @@ def read_hdf5(path: Path, isic_id: str) -> bytes:
     return data.tobytes()
 
 
-def _read_chunks(dataset: "h5py.h5d.DatasetID", size: int, file: Pieces) -> bytes:
+def _read_chunks(dataset: "h5py.h5d.DatasetID", size: int, file: RandomAccessFile) -> bytes:
     """The bytes of a dataset in chunks. Refused where one is missing, damaged or of another length than it claims.
 
     HDF5 only says where they lie. Read by it, a chunk may write past the memory meant for it, 1 MB may become 1 GB,

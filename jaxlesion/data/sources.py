@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from jaxlesion.core.errors import InputError, Refused
-from jaxlesion.core.files import Pieces
+from jaxlesion.core.files import RandomAccessFile
 from jaxlesion.data.cache import CACHE
 from jaxlesion.data.hdf5 import MAX_BYTES, kept_index, read_hdf5, size_fault
 from jaxlesion.data.schema import valid_id
@@ -178,7 +178,7 @@ class Hdf5Images(ImageSource):
         for row in np.flatnonzero(index.reason != ""):
             self._refused[str(index.ids[row])] = str(index.reason[row])
         self._lock = threading.Lock()
-        self._file = Pieces(path)
+        self._file = RandomAccessFile(path)
 
     @property
     def ids(self) -> Set[str]:

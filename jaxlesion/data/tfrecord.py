@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from jaxlesion.core.errors import InputError, Refused
-from jaxlesion.core.files import Pieces
+from jaxlesion.core.files import RandomAccessFile
 from jaxlesion.data.sources import ImageSource
 
 HEADER, FOOTER = struct.Struct("<QI"), 4  # of a TFRecord: length in bytes and its checksum; the record's checksum
@@ -42,9 +42,9 @@ class PreparedImages(ImageSource):
                 "prepare it again, in the default format"
             ) from None
 
-    def _index(self, path: Path) -> Iterator[tuple[Pieces, int, int]]:
+    def _index(self, path: Path) -> Iterator[tuple[RandomAccessFile, int, int]]:
         """File, offset and size of every record of one file."""
-        file = self._files.enter_context(contextlib.closing(Pieces(path)))
+        file = self._files.enter_context(contextlib.closing(RandomAccessFile(path)))
         at = 0
         while at < file.size:
             size, _ = HEADER.unpack(file.read(at, HEADER.size))
