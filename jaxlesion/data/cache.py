@@ -13,11 +13,11 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import RandomAccessFile
 
 CACHE = Path("ckpt") / "cache"
-CHUNK = 512  # rows decoded between two flushes: bounds memory, and what a kill loses
+CHUNK = 512  # rows decoded between two flushes: bounds memory and the loss by a kill
 
 
 class ImageCache:
-    """The decoded images of one dataset at one size.
+    """Keeps the decoded images of one dataset at one size.
 
     `<digest>-<size>.u8` holds [n, size, size, 3] uint8, rows in the order of sorted ids; it is sparse
     until filled. `<digest>-<size>.crc` holds a checksum per row, 0 while the row is not there; it is
@@ -53,7 +53,7 @@ class ImageCache:
 
     @staticmethod
     def file_of(folder: Path, digest: str, size: int) -> Path:
-        """Where the pixels of a dataset lie."""
+        """Return the file of a dataset's pixels."""
         return folder / f"{digest[:24]}-{size}.u8"
 
     def __contains__(self, isic_id: str) -> bool:
@@ -70,7 +70,7 @@ class ImageCache:
         """Decode the images that are missing.
 
         Args:
-            ids: which are wanted.
+            ids: of the wanted images.
             image: gives the uint8 [size, size, 3] of an id; called from `workers` threads.
             workers: threads.
             after: called with the number of images of each chunk.
@@ -103,15 +103,15 @@ class ImageCache:
         return _checksum(content)
 
     def read(self, isic_id: str) -> np.ndarray:
-        """One image's pixels, uint8 [size, size, 3].
+        """Read one image's pixels, uint8 [size, size, 3].
 
         Raises:
-            InputError: they are not what was written.
+            InputError: the file is damaged.
         """
         slot = self.slot[isic_id]
         try:
             content = self.file.read(slot * self.row_bytes, self.row_bytes)
-        except OSError:  # somebody has cut it short
+        except OSError:  # cut short since it was opened
             content = b""
         if _checksum(content) != self.sums[slot]:
             raise InputError(f"{self.path}: {isic_id} is damaged in it; delete the file, and it is made anew")
@@ -119,7 +119,7 @@ class ImageCache:
 
 
 def _checksum(content: bytes) -> int:
-    """CRC-32, with 1 in place of 0, which stands for a row that is not there."""
+    """Compute the CRC-32, with 1 in place of 0, which stands for a row that is not there."""
     return zlib.crc32(content) or 1
 
 

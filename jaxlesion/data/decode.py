@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 STRIP = 2**20  # pixels that Pillow converts at a time
-# What one decoding takes stays below 200 MB: OpenCV holds 6 bytes a pixel at its height, Pillow 7.
+# One decoding takes less than 200 MB: OpenCV holds 6 bytes a pixel at its height, Pillow 7.
 MAX_PIXELS = 25_000_000
 # Of a JPEG in several scans all coefficients are held too, and make it 10.
 MAX_PIXELS_IN_SCANS = 16_000_000
@@ -27,9 +27,10 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 
 def claimed_size(data: bytes) -> tuple[int, int]:
-    """Height and width by the header.
+    """Read height and width from the header.
 
-    Raises Refused for what is neither JPEG nor PNG, of an unusual kind, too large, or visibly not whole.
+    Raises:
+        Refused: neither JPEG nor PNG, of an unusual kind, too large, or visibly not whole.
     """
     try:
         if data.startswith(b"\xff\xd8\xff"):
@@ -46,9 +47,9 @@ def claimed_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int, int]:
-    """Walk the segments up to the first scan (ITU-T T.81, annex B): refuse whatever is not plain there.
+    """Walk the segments up to the first scan (ITU-T T.81, annex B), and refuse everything unusual there.
 
-    Height, width and how many pixels are allowed.
+    Returns height, width and the number of pixels allowed.
     """
     at, size = 2, None
     while True:
@@ -78,7 +79,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int, int]:
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
-    """Walk all chunks and check their sums (PNG specification, 3rd edition, section 5)."""
+    """Walk all chunks, check their sums (PNG specification, 3rd edition, section 5), and return height and width."""
     at, size = 8, None
     while True:
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -96,7 +97,7 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def check(data: bytes, isic_id: str) -> None:
-    """Raise what `decode` would for a JPEG or PNG that is wrong in its headers or not whole: 10 us for a crop."""
+    """Raise the InputError of `decode` for a JPEG or PNG with bad headers or a missing end; 10 us for a crop."""
     try:
         claimed_size(data)
     except Refused as reason:
@@ -168,7 +169,7 @@ def _decode_pillow(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if (image.height, image.width) != size:  # it reads the header otherwise
+            if (image.height, image.width) != size:  # Pillow reads the header otherwise
                 return None
             pixels = np.empty((*size, 3), np.uint8)
             rows = max(1, STRIP // image.width)
@@ -181,14 +182,14 @@ def _decode_pillow(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
 
 
 def _rgb(image: "PIL.Image.Image") -> np.ndarray:
-    """uint8 [h, w, 3], or [h, w, 1] where that is grey."""
+    """Convert to uint8 [h, w, 3], or [h, w, 1] where the image is 16-bit grey."""
     if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scale
         return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
     return np.asarray(image.convert("RGB"))
 
 
 def _resize_numpy(image: np.ndarray, size: int) -> np.ndarray:
-    """What cv2.INTER_LINEAR does, within one level: pixel centres aligned, edges repeated."""
+    """Resize as cv2.INTER_LINEAR does, within one level: pixel centres aligned, edges repeated."""
     for axis in (0, 1):
         length = image.shape[axis]
         at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)

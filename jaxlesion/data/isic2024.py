@@ -1,4 +1,4 @@
-"""The TensorFlow dataset `isic2024`: the competition's folder as TFRecord files, and how they are read back.
+"""The TensorFlow dataset `isic2024`: the competition's folder as TFRecord files.
 
 Importing this module registers the builder. Prepare it once, from a folder that holds
 `train-metadata.csv` with `train-image.hdf5` or `train-image/image/`, and the same for test if there:
@@ -13,8 +13,8 @@ Importing this module registers the builder. Prepare it once, from a folder that
 Nothing is downloaded. `prepared` also serves as --data-dir: beside the records lies the CSV they
 were made from, byte for byte, so that the Lesions table, its folds and all pixels are those of the
 competition's files. (Typed features alone would lose empty cells, 64-bit floats and unknown columns.)
-A run goes on with either: `fingerprint` looks at the images' content. Only the default format, TFRecord,
-is read back. Preparing keeps the records in memory: all 401,059 lesions need, by extrapolation from
+A run resumes with either, since `fingerprint` reads the images' content. Only the default format, TFRecord,
+is read back (`data.tfrecord`). Preparing keeps the records in memory: all 401,059 lesions need, by extrapolation from
 7,399, 5 GB, 2.1 GB of disk and five minutes.
 """
 
@@ -36,12 +36,12 @@ NUMBERS = [c for c in COLUMNS if is_number(c)]
 
 
 class Isic2024(tfds.core.GeneratorBasedBuilder):
-    """ISIC 2024 (SLICE-3D): crops of 3D total body photography, splits `train` and, if its files are there, `test`.
+    """Builds ISIC 2024 (SLICE-3D): crops of 3D total body photography, split `train` and, if its files exist, `test`.
 
     Records come in the order of the CSV. `image` holds the encoded bytes as they are and is decoded to
     uint8 [h, w, 3]; `target` is -1 and `patient_id` empty where unknown. `metadata` has the columns that
-    the competition gives at test time, `diagnosis` those that tell the label and must not be given to a
-    model: typed features rather than one JSON text, so that they batch and decode within tf.data.
+    the competition gives at test time; `diagnosis` has the columns that leak the label and must not enter a
+    model. Typed features, unlike one JSON text, batch and decode within tf.data.
     Numbers are float32, missing ones NaN; missing text is empty. Other columns are in the CSV only.
     """
 
@@ -84,7 +84,7 @@ class Isic2024(tfds.core.GeneratorBasedBuilder):
 
 
 def _examples(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """One record per row, in order."""
+    """Yield one record per row, in order."""
     lesions = dataset.lesions.reindex(columns=[*KEYS[:3], *COLUMNS])
     numbers = lesions[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(np.float32)
     target = pd.to_numeric(lesions["target"], errors="coerce").fillna(-1).astype(int)

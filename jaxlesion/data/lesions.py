@@ -12,7 +12,7 @@ from jaxlesion.data.tables import numbers, read_table, shown
 
 
 def read_lesions(path: Path, *, labelled: bool = True, columns: Collection[str] | None = None) -> pd.DataFrame:
-    """The Lesions table of one metadata file, every other column kept as it is.
+    """Read the Lesions table of one metadata file; every other column is kept as it is.
 
     Args:
         path: a CSV with `isic_id`, and if labelled also `patient_id` and `target`.

@@ -22,9 +22,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def open_images(path: Path) -> "ImageSource":
-    """The images at `path`: an HDF5 file with one dataset per isic_id, or a folder of `<isic_id>.jpg` (.jpeg, .png).
+    """Open an HDF5 file with one dataset per isic_id, or a folder of `<isic_id>.jpg` (.jpeg, .png).
 
-    Raises InputError when `path` is missing, unreadable, neither of the two, or holds no image.
+    Raises:
+        InputError: `path` is missing, unreadable, neither of the two, or holds no image.
     """
     path = Path(path)
     try:
@@ -47,7 +48,7 @@ def open_images(path: Path) -> "ImageSource":
 
 
 class ImageSource(ABC):
-    """Encoded images by id. `read` may be called from many threads, and after a fork.
+    """Reads encoded images by id, from many threads and after a fork.
 
     Names that are no valid id are left out. An id whose data is refused stays listed, and is
     refused by name in `require` and `read`.
@@ -60,11 +61,11 @@ class ImageSource(ABC):
     @property
     @abstractmethod
     def ids(self) -> Set[str]:
-        """All ids, in the order of the file."""
+        """Return all ids, in the order of the file."""
 
     @abstractmethod
     def _bytes(self, isic_id: str) -> bytes:
-        """The bytes of an id that is listed and not refused; OSError or Refused when they cannot be had."""
+        """Read the bytes of an id that is listed and not refused; OSError or Refused when that fails."""
 
     def __contains__(self, isic_id: object) -> bool:
         return isic_id in self.ids
@@ -81,7 +82,7 @@ class ImageSource(ABC):
                 raise self._error(isic_id, self._refused[isic_id])
 
     def read(self, isic_id: str) -> bytes:
-        """The encoded bytes of one image, 1 byte to 32 MiB. InputError when missing, refused or unreadable."""
+        """Read the encoded bytes of one image, 1 byte to 32 MiB; InputError when missing, refused or unreadable."""
         self.require([isic_id])
         try:
             data = self._bytes(isic_id)
@@ -95,7 +96,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file; a second call does nothing."""
+        """Close the file; a second call does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +109,7 @@ class ImageSource(ABC):
 
 
 class FolderImages(ImageSource):
-    """A folder of `<isic_id>.jpg`, `.jpeg` or `.png`; subfolders are not searched, links may not lead out of it."""
+    """Reads a folder of `<isic_id>.jpg`, `.jpeg` or `.png`, without subfolders; links may not lead out of it."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -142,7 +143,7 @@ class FolderImages(ImageSource):
 
 
 class FileImages(ImageSource):
-    """Single files, each its own id. Raises InputError for one that does not exist."""
+    """Reads single files, the path of each being its id; InputError for one that does not exist."""
 
     def __init__(self, paths: Sequence[Path]):
         super().__init__(Path("."))
@@ -164,10 +165,10 @@ class FileImages(ImageSource):
 
 
 class Hdf5Images(ImageSource):
-    """One dataset per isic_id at the root of an HDF5 file: a string, opaque or uint8, scalar or one-dimensional.
+    """Reads one dataset per isic_id at the root of an HDF5 file: string, opaque or uint8, scalar or one-dimensional.
 
-    No HDF5 handle outlives a call, since none may cross a fork: what lies in one piece is read by its
-    offset, the rest goes through h5py, which opens the file anew for each image.
+    No HDF5 handle outlives a call, since none may cross a fork: an image in one piece is read by its
+    offset, and for any other h5py opens the file again.
     """
 
     def __init__(self, path: Path):

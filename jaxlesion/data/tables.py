@@ -12,19 +12,22 @@ import pandas as pd
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.schema import valid_id
 
-FORMULA = re.compile(r"^[=+\-@]|[\x00-\x1f\x7f]")  # what a spreadsheet would compute
+FORMULA = re.compile(r"^[=+\-@]|[\x00-\x1f\x7f]")  # a spreadsheet would compute it
 MAX_HEADER = 2**20  # characters of the first line
 MAX_COLUMNS = 10_000  # the competition's file has 55; pandas takes seconds for 100,000
 CHUNK = 20_000  # rows whose text is in memory at a time: that of a whole table takes three times its size
 
 
 def shown(value: object) -> str:
-    """A cell as a message shows it: quoted, on one line, cut where it is long."""
+    """Format a cell for a message: quoted, on one line, cut where it is long."""
     return "empty" if pd.isna(value) else repr(str(value)[:80])
 
 
 def numbers(cells: pd.Series) -> pd.Series:
-    """Cells as float64, NaN for what is no number. By way of text, since pandas raises for an integer of 310 digits."""
+    """Convert cells to float64, NaN where they are no number.
+
+    Goes by way of text, since pandas raises for an integer of 310 digits.
+    """
     if cells.dtype in (np.int64, np.float64):
         return cells.astype(float)
     return pd.to_numeric(cells.astype("string"), errors="coerce").astype(float)
@@ -33,12 +36,12 @@ def numbers(cells: pd.Series) -> pd.Series:
 def read_table(
     path: Path, required: Sequence[str], columns: Collection[str] | None = None, *, chunk_rows: int = CHUNK
 ) -> pd.DataFrame:
-    """A CSV with well-formed ids as text; byte order marks, CRLF and mixed types are normal.
+    """Read a CSV with well-formed ids as text; byte order marks, CRLF and mixed types are normal.
 
     Args:
         path: the CSV.
         required: columns that must be there, `isic_id` first.
-        columns: all that are wanted, as far as they are there; None for every column.
+        columns: the wanted ones; missing ones are ignored. None for every column.
         chunk_rows: rows parsed at a time; the table does not depend on it.
 
     Raises:
@@ -66,7 +69,7 @@ def read_table(
             raise InputError(f"{path}: the column {column} is missing (it begins with {shown(', '.join(header[:5]))})")
         if header.count(column) > 1:
             raise InputError(f"{path}: the column {column} is there {header.count(column)} times; keep one of them")
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells for names of the rows
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells as names of the rows
         raise InputError(f"{path}: the rows have more cells than the header has names; end no row with a comma")
     for row, isic_id in enumerate(table["isic_id"].tolist()):
         if not valid_id(isic_id):
@@ -84,7 +87,7 @@ def read_table(
 
 
 def _read_csv(path: Path, columns: Collection[str] | None, chunk_rows: int) -> pd.DataFrame:
-    """The wanted columns, typed by all of their rows; the index is a range unless rows are longer than the header."""
+    """Read the wanted columns, typed by all rows; the index is a range unless rows are longer than the header."""
     options = {
         "dtype": dict.fromkeys(("isic_id", "patient_id", "model"), "string"),
         "encoding": "utf-8-sig",
@@ -102,7 +105,7 @@ def _read_csv(path: Path, columns: Collection[str] | None, chunk_rows: int) -> p
 
 
 def _common_types(chunks: Sequence[pd.DataFrame]) -> dict[str, object] | None:
-    """The types of columns that are empty in some chunks; None where only all rows together can tell a column's."""
+    """Find the types of columns that are empty in some chunks; None where a type follows from all rows only."""
     types, numeric = {}, {np.dtype(np.int64), np.dtype(np.float64)}
     for column in chunks[0] if chunks else ():
         parts = [chunk[column] for chunk in chunks]

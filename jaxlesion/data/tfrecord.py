@@ -43,7 +43,7 @@ class PreparedImages(ImageSource):
             ) from None
 
     def _index(self, path: Path) -> Iterator[tuple[RandomAccessFile, int, int]]:
-        """File, offset and size of every record of one file."""
+        """Yield file, offset and size of every record of one file."""
         file = self._files.enter_context(contextlib.closing(RandomAccessFile(path)))
         at = 0
         while at < file.size:
