@@ -21,7 +21,7 @@ from jaxlesion.core.config import RECIPES, Recipe
 from jaxlesion.core.files import write_atomic
 from jaxlesion.data.albumentations import augmenter
 from jaxlesion.data.dataset import open_dataset
-from jaxlesion.data.sources import decode, resize
+from jaxlesion.data.decode import decode, resize
 from jaxlesion.learning.augment import augment
 from jaxlesion.ui.console import run_program, say
 

@@ -22,18 +22,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from unittest import mock
 
 import jax
 import numpy as np
 import tyro
 
 from jaxlesion.core.config import RECIPES, DataConfig, ModelConfig
-from jaxlesion.data import sources as images
 from jaxlesion.data.albumentations import augmenter
 from jaxlesion.data.batches import Batches
 from jaxlesion.data.cache import ImageCache
 from jaxlesion.data.dataset import Dataset, open_dataset
+from jaxlesion.data.decode import decode, resize
+from jaxlesion.data.sources import Hdf5Images
 from jaxlesion.learning.augment import augment
 from jaxlesion.learning.loop import predict_batches
 from jaxlesion.learning.step import make_predict_step
@@ -73,7 +73,7 @@ class Bench:
 
 def files(dataset: Dataset, rows: list[str], size: int) -> Iterator[tuple[str, Turn]]:
     """Bytes and pixels, in one thread."""
-    if isinstance(dataset.images, images.Hdf5Images):
+    if isinstance(dataset.images, Hdf5Images):
         import h5py
 
         file = h5py.File(dataset.images.path, "r")
@@ -81,18 +81,14 @@ def files(dataset: Dataset, rows: list[str], size: int) -> Iterator[tuple[str, T
     yield "bytes by our reader", lambda: [dataset.images.read(row) for row in rows]
     encoded = [dataset.images.read(row) for row in rows]
 
-    def decode() -> None:
+    def decode_all(opencv: bool) -> None:
         for row, data in zip(rows, encoded, strict=True):
-            images.resize(images.decode(data, row), size)
-
-    def without_opencv() -> None:
-        with mock.patch.object(images, "_has_cv2", return_value=False):
-            decode()
+            resize(decode(data, row, opencv=opencv), size, opencv=opencv)
 
     if find_spec("cv2"):
-        yield "decode and resize, OpenCV", decode
+        yield "decode and resize, OpenCV", lambda: decode_all(opencv=True)
     if find_spec("PIL"):
-        yield "decode and resize, Pillow and numpy", without_opencv
+        yield "decode and resize, Pillow and numpy", lambda: decode_all(opencv=False)
 
 
 def loader(batches: Batches, cached: Batches, rows: np.ndarray, folder: Path) -> Iterator[tuple[str, Turn]]:

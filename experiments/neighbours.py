@@ -9,8 +9,8 @@ import pandas as pd
 from experiments.common import Context
 from experiments.paper import TABLE8
 from jaxlesion.core.files import write_atomic
-from jaxlesion.data.lesions import feature_columns
 from jaxlesion.data.predictions import read_predictions, write_predictions
+from jaxlesion.data.schema import feature_columns
 from jaxlesion.evaluation.summary import Parts
 from jaxlesion.knn import KnnConfig, knn_predictions
 from jaxlesion.ui.console import say

@@ -27,7 +27,8 @@ import pandas as pd
 import tyro
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.demo import TEST_COLUMNS, TRAIN_COLUMNS, write_demo
+from jaxlesion.data.demo import write_demo
+from jaxlesion.data.schema import TEST_COLUMNS, TRAIN_COLUMNS
 from jaxlesion.ui.console import run_program, say
 
 SKEW = 1.0  # standard deviation of the logarithm of a patient's share: the largest has some 15 times the mean
@@ -73,7 +74,7 @@ def write_lesions(
             table[measured] *= rng.normal(1, 0.1, (len(table), len(measured)))
             table["isic_id"], table["target"] = ids[part], target[part]
             table["patient_id"] = [f"IP_{number:07d}" for number in owner[part]]
-            table[columns].to_csv(file, index=False, header=start == 0, float_format="%.9g")
+            table[list(columns)].to_csv(file, index=False, header=start == 0, float_format="%.9g")
     _write_images(folder / f"{split}-image.hdf5", ids, crops / "train-image.hdf5", rng.integers(len(drawn), size=rows))
 
 

@@ -10,7 +10,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.duplicates import count, duplicates, pixel_digests
-from jaxlesion.data.lesions import KEYS
+from jaxlesion.data.schema import KEYS
 from jaxlesion.runs.store import Run
 from jaxlesion.ui.console import ProgressBar, run_program, say
 from jaxlesion.ui.options import arguments, parse
@@ -33,10 +33,10 @@ class DuplicatesConfig:
 
 
 def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
-    """Print how many there are, write them where asked to, and return them; see `data.duplicates.duplicates`.
+    """Count and print duplicates, write them to `out` if given, and return them as `data.duplicates.duplicates` does.
 
     Raises:
-        InputError: neither data nor a run, or whatever is wrong with them.
+        InputError: neither data nor a run is given, or one of them cannot be used.
     """
     run = None if config.run is None else Run.open(config.run)
     if (folder := config.data_dir or (run and run.config.data_dir)) is None:
@@ -63,7 +63,7 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command `python -m jaxlesion.duplicates`."""
+    """Run the command `python -m jaxlesion.duplicates`."""
     run_program(lambda: find_duplicates(parse(DuplicatesConfig, arguments(argv), "duplicates")))
 
 

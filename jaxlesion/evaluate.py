@@ -12,8 +12,9 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.data.batches import open_batches
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
-from jaxlesion.data.lesions import KEYS, read_lesions
+from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
+from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
 from jaxlesion.evaluation.subgroups import DIAGNOSES, VARIABLES, as_text, by_subgroup
 from jaxlesion.evaluation.summary import (

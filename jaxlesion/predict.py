@@ -9,8 +9,8 @@ from typing import Literal
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.dataset import open_dataset
-from jaxlesion.data.lesions import KEYS
 from jaxlesion.data.predictions import write_predictions, write_submission
+from jaxlesion.data.schema import KEYS
 from jaxlesion.inference.shards import ROWS, Part
 from jaxlesion.inference.tables import PredictOptions, check_folders, predict_dataset, predict_files
 from jaxlesion.runs.store import Run

@@ -260,15 +260,15 @@ def check(refusal: Exception, start: str) -> None:
     assert "\n" not in str(refusal), refusal
 
 
-def outcomes(numbers: Iterable[int]) -> Iterable[tuple[int, str, str]]:
+def outcomes(numbers: Iterable[int], opencv: bool) -> Iterable[tuple[int, str, str]]:
     """Number, kind, and `decoded` or `refused`; AssertionError where a refusal is not one line that names it."""
     from jaxlesion.core.errors import InputError
-    from jaxlesion.data.sources import decode
+    from jaxlesion.data.decode import decode
 
     for number in numbers:
         kind, data = mutant(number)
         try:
-            pixels = decode(data, f"ISIC_{number:07d}")
+            pixels = decode(data, f"ISIC_{number:07d}", opencv=opencv)
         except InputError as error:
             check(error, f"image ISIC_{number:07d} ")
             yield number, kind, "refused"
@@ -333,7 +333,7 @@ def most_resident() -> int:
 
 def main(reader: str, first: int, count: int) -> None:
     """Read `count` mutants from number `first` on, images by `opencv` or `pillow`, or files of them by `hdf5`."""
-    from jaxlesion.data import sources as images
+    from jaxlesion.data.decode import decode
 
     numbers = range(first, first + count)
     with tempfile.TemporaryDirectory() as folder:
@@ -341,11 +341,11 @@ def main(reader: str, first: int, count: int) -> None:
             list(hdf5_outcomes(range(2), Path(folder)))
             results = hdf5_outcomes(numbers, Path(folder))
         else:
-            images._has_cv2 = lambda: reader == "opencv"
+            opencv = reader == "opencv"
             for data in [*sound_jpegs(), *sound_pngs()]:
-                assert images.decode(data, "x").any()
+                assert decode(data, "x", opencv=opencv).any()
             text_bomb(random.Random(0))
-            results = outcomes(numbers)
+            results = outcomes(numbers, opencv)
         before = most_resident()
         for number, kind, outcome in results:
             print(number, kind, outcome, flush=True)

@@ -98,7 +98,6 @@ def outside(names: set[str]) -> set[str]:
 TO_MEND: dict[str, set[str]] = {
     "ui.console": {"runtime.memory"},
     "train": {"evaluate"},
-    "data": {"cycle"},
     "": {"cycle"},
 }
 

@@ -16,12 +16,12 @@ Augment = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 def compose(spec: RecipeSpec):
-    """The recipe as an Albumentations `Compose` on uint8 [h, w, 3], or None when it leaves images as they are.
+    """Build the Albumentations `Compose` of a recipe, on uint8 [h, w, 3]; None when it leaves images as they are.
 
-    Rotation, scale and shift are one affine map, so that a pixel is interpolated once; what it
-    uncovers is filled by reflection, since a black corner never occurs in a real crop.
+    Rotation, scale and shift are one affine map, so that a pixel is interpolated once. Uncovered
+    corners are filled by reflection, since a black corner never occurs in a real crop.
     """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it asks the network on import
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import sends a request otherwise
     import albumentations as A
     import cv2
 
@@ -47,7 +47,7 @@ def compose(spec: RecipeSpec):
 
 
 def augmenter(spec: RecipeSpec, seed: int) -> Augment:
-    """A function (image uint8 [h, w, 3], epoch, row) -> image, safe to call from many threads.
+    """Return a function (image uint8 [h, w, 3], epoch, row) -> image, safe to call from many threads.
 
     One `Compose` per thread: a shared one races on its random state and gives wrong pixels. Its
     transforms share one stream: `set_random_seed` would give each the same numbers, so that both

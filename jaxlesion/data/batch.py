@@ -1,4 +1,4 @@
-"""What crosses from the data layer to a step."""
+"""The one type that both the data layer and a step import."""
 
 from typing import NotRequired, TypedDict
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Batch(TypedDict):
-    """Host arrays of one step. `mask` is 0 for the rows that only fill up the last batch."""
+    """Holds the host arrays of one step. `mask` is 0 for the rows that only fill up the last batch."""
 
     image: NotRequired[np.ndarray]  # uint8 [b, h, w, 3]; absent where the device holds the images
     label: np.ndarray  # float32 [b], 0 where unknown

@@ -21,18 +21,19 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.data.batch import Batch
 from jaxlesion.data.cache import CACHE, ImageCache
 from jaxlesion.data.dataset import Dataset
-from jaxlesion.data.sources import ImageSource, decode, resize
+from jaxlesion.data.decode import decode, resize
+from jaxlesion.data.sources import ImageSource
 
 AHEAD = 3  # batches that are being loaded while one is computed on
 
 
 def epoch_order(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The training rows in the order of one epoch."""
+    """Shuffle the training rows [m] into the order of one epoch."""
     return np.random.default_rng((seed, epoch, 3)).permutation(rows)
 
 
 def steps_per_epoch(rows: np.ndarray, batch_size: int) -> int:
-    """Whole batches in an epoch of training; the rows left over come in another epoch's order.
+    """Count the whole batches in an epoch of training; the rows left over come in another epoch's order.
 
     Raises:
         InputError: fewer rows than one batch.
@@ -43,14 +44,14 @@ def steps_per_epoch(rows: np.ndarray, batch_size: int) -> int:
 
 
 class Batches:
-    """Batches of one table's images.
+    """Makes batches of one table's images.
 
     Args:
         source: where the bytes are.
         ids: [n] isic_id of every row of the table.
         target: [n] 0 or 1; None where unknown.
         config: size, batch, seed and threads.
-        cache: decoded images; rows that are not in it are decoded when they are wanted.
+        cache: decoded images; rows that are not in it are decoded at each reading.
     """
 
     def __init__(
@@ -66,13 +67,13 @@ class Batches:
         self.target = np.zeros(len(self.ids), np.float32) if target is None else np.asarray(target, np.float32)
 
     def shared(self, share: slice) -> "Batches":
-        """The same batches, of which only these rows are loaded and given: other processes have the others."""
+        """Return the same batches with only these rows of each: other processes load the others."""
         part = copy.copy(self)
         part.share = share
         return part
 
     def training(self, rows: np.ndarray, spec: RecipeSpec | None, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Shuffled batches `start`, `start` + 1, ... of one epoch.
+        """Yield the shuffled batches `start`, `start` + 1, ... of one epoch.
 
         Args:
             rows: positions in the table.
@@ -90,35 +91,35 @@ class Batches:
         return self._batches(order, augmented(np.array(mine), self.image, spec, epoch, config))
 
     def rows_only(self, rows: np.ndarray, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of `training` without their images, for a device that holds these already."""
+        """Yield the batches of `training` without their images, for a device that holds these already."""
         return self.unread(self._order(rows, epoch, start))
 
     def unread(self, rows: np.ndarray) -> Iterator[Batch]:
-        """The batches of `plain` without their images."""
+        """Yield the batches of `plain` without their images."""
         return self._batches(rows, None)
 
     def plain(self, rows: np.ndarray) -> Iterator[Batch]:
-        """Every row once, in the order given, resized only; the last batch is filled up with masked rows."""
+        """Yield every row once, in the order given, resized only; masked rows fill up the last batch."""
         parts = (part for part in self._parts(rows) if len(part))
         return self._batches(rows, threaded(parts, self.image, self.config.workers))
 
     def image(self, row: int) -> np.ndarray:
-        """One decoded and resized image, uint8 [size, size, 3]."""
+        """Return one decoded and resized image, uint8 [size, size, 3], from the cache where it is there."""
         isic_id = self.ids[row]
         if self.cache is not None and isic_id in self.cache:
             return self.cache.read(isic_id)
         return self.decoded(isic_id)
 
     def decoded(self, isic_id: str) -> np.ndarray:
-        """The same from its bytes, whatever is cached."""
+        """Decode and resize one image, uint8 [size, size, 3], without looking at the cache."""
         return resize(decode(self.source.read(isic_id), isic_id), self.config.image_size)
 
     def to_cache(self, rows: np.ndarray, *, again: bool) -> list[str]:
-        """The ids that are worth decoding into the cache before `rows` are read.
+        """List the ids that are worth decoding into the cache before `rows` are read.
 
         Args:
             rows: positions in the table.
-            again: whether they are read more than once. If not, only sets that fit in whole are kept.
+            again: whether they are read more than once. If not, only sets that fit whole are kept.
         """
         if self.cache is None:
             return []
@@ -133,7 +134,7 @@ class Batches:
         return epoch_order(rows, self.config.seed, epoch)[start * size : steps_per_epoch(rows, size) * size]
 
     def _parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """The rows of each batch that are loaded here."""
+        """Yield the rows of each batch that this process loads."""
         size = self.config.batch_size
         return (rows[start : start + size][self.share] for start in range(0, len(rows), size))
 
@@ -155,7 +156,7 @@ class Batches:
 def open_batches(
     config: DataConfig, lesions: pd.DataFrame, dataset: Dataset, digest: str, folder: Path = CACHE, *, new: bool = True
 ) -> Batches:
-    """Batches of a Lesions table, through the cache of decoded images unless that is turned off.
+    """Return the batches of a Lesions table, through the cache of decoded images unless that is turned off.
 
     Args:
         config: size, batch, seed, threads and cache.
@@ -173,7 +174,7 @@ def open_batches(
 
 
 def threaded(parts: Iterable[np.ndarray], image: Callable[[int], np.ndarray], workers: int) -> Iterator[np.ndarray]:
-    """`image` of every row, uint8 [rows of a part, h, w, 3] at a time, loaded ahead by `workers` threads."""
+    """Yield the images of each part, uint8 [rows of it, h, w, 3], loaded ahead by `workers` threads."""
     ahead, pool = deque(), ThreadPoolExecutor(workers)
     try:
         for part in parts:

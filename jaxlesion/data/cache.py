@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import Pieces
+from jaxlesion.core.files import RandomAccessFile
 
 CACHE = Path("ckpt") / "cache"
-CHUNK = 512  # rows decoded between two flushes: bounds memory, and what a kill loses
+CHUNK = 512  # rows decoded between two flushes: bounds memory and the loss by a kill
 
 
 class ImageCache:
-    """The decoded images of one dataset at one size.
+    """Keeps the decoded images of one dataset at one size.
 
     `<digest>-<size>.u8` holds [n, size, size, 3] uint8, rows in the order of sorted ids; it is sparse
     until filled. `<digest>-<size>.crc` holds a checksum per row, 0 while the row is not there; it is
@@ -43,7 +43,7 @@ class ImageCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _sized(self.path, self.bytes)
-            self.file = Pieces(self.path, writable=True)
+            self.file = RandomAccessFile(self.path, writable=True)
             sums = self.path.with_suffix(".crc")
             _sized(sums, 4 * len(ids), whole=True)
             self.sums = np.memmap(sums, np.uint32, "r+", shape=(len(ids),))
@@ -53,7 +53,7 @@ class ImageCache:
 
     @staticmethod
     def file_of(folder: Path, digest: str, size: int) -> Path:
-        """Where the pixels of a dataset lie."""
+        """Return the file of a dataset's pixels."""
         return folder / f"{digest[:24]}-{size}.u8"
 
     def __contains__(self, isic_id: str) -> bool:
@@ -65,22 +65,24 @@ class ImageCache:
         image: Callable[[str], np.ndarray],
         workers: int,
         after: Callable[[int], None] = lambda images: None,
+        chunk: int = CHUNK,
     ) -> None:
         """Decode the images that are missing.
 
         Args:
-            ids: which are wanted.
+            ids: of the wanted images.
             image: gives the uint8 [size, size, 3] of an id; called from `workers` threads.
             workers: threads.
             after: called with the number of images of each chunk.
+            chunk: images decoded between two flushes.
 
         Raises:
             InputError: the disk is full; what was decoded before stays.
         """
         missing = [isic_id for isic_id in ids if isic_id not in self]
         with ThreadPoolExecutor(workers) as pool:
-            for start in range(0, len(missing), CHUNK):
-                part = missing[start : start + CHUNK]
+            for start in range(0, len(missing), chunk):
+                part = missing[start : start + chunk]
                 try:
                     sums = list(pool.map(lambda isic_id: self._put(isic_id, image(isic_id)), part))
                     self.file.sync()
@@ -101,15 +103,15 @@ class ImageCache:
         return _checksum(content)
 
     def read(self, isic_id: str) -> np.ndarray:
-        """One image's pixels, uint8 [size, size, 3].
+        """Read one image's pixels, uint8 [size, size, 3].
 
         Raises:
-            InputError: they are not what was written.
+            InputError: the file is damaged.
         """
         slot = self.slot[isic_id]
         try:
             content = self.file.read(slot * self.row_bytes, self.row_bytes)
-        except OSError:  # somebody has cut it short
+        except OSError:  # cut short since it was opened
             content = b""
         if _checksum(content) != self.sums[slot]:
             raise InputError(f"{self.path}: {isic_id} is damaged in it; delete the file, and it is made anew")
@@ -117,7 +119,7 @@ class ImageCache:
 
 
 def _checksum(content: bytes) -> int:
-    """CRC-32, with 1 in place of 0, which stands for a row that is not there."""
+    """Compute the CRC-32, with 1 in place of 0, which stands for a row that is not there."""
     return zlib.crc32(content) or 1
 
 

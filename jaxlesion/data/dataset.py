@@ -1,4 +1,4 @@
-"""The competition's folder: which file holds what."""
+"""The competition's folder: its tables, its images and their digest."""
 
 import hashlib
 from collections.abc import Collection
@@ -10,15 +10,17 @@ import pandas as pd
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
+from jaxlesion.data.decode import check
 from jaxlesion.data.lesions import read_lesions
-from jaxlesion.data.sources import ImageSource, check, open_images
+from jaxlesion.data.sources import ImageSource, open_images
+from jaxlesion.data.tfrecord import PreparedImages
 
 Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split: the Lesions table and the images of its rows."""
+    """Holds one split: the Lesions table and the images of its rows."""
 
     lesions: pd.DataFrame
     images: ImageSource
@@ -26,7 +28,7 @@ class Dataset:
 
     @property
     def unused_images(self) -> int:
-        """Images that no row asks for; they are ignored."""
+        """Count the images that no row needs; they are ignored."""
         return len(self.images) - len(self.lesions)
 
 
@@ -39,7 +41,7 @@ def open_dataset(
         data_dir: the folder, or one where the TensorFlow dataset isic2024 was prepared from it.
         split: train or test.
         labelled: whether targets and patients must be there; None: for train.
-        columns: all that are wanted of the metadata, as far as they are there; None for every column.
+        columns: the wanted ones of the metadata; missing ones are ignored. None for every column.
 
     Raises:
         InputError: a file is missing or wrong, or a row has no image.
@@ -52,8 +54,6 @@ def open_dataset(
         raise InputError(f"{folder} has no {metadata.name}: give --data-dir the folder that holds it")
     lesions = read_lesions(metadata, labelled=split == "train" if labelled is None else labelled, columns=columns)
     if (folder / "dataset_info.json").exists():
-        from jaxlesion.data.isic2024 import PreparedImages
-
         images = PreparedImages(folder, split, lesions["isic_id"])
     else:
         images = open_images(_images_path(folder, split))
@@ -62,7 +62,7 @@ def open_dataset(
 
 
 def _folder(data_dir: Path, split: Split) -> Path:
-    """The folder of `split`: `data_dir` itself, or the version of the TensorFlow dataset that was prepared there."""
+    """Return the folder of `split`: `data_dir` itself, or the TensorFlow dataset that was prepared there."""
     prepared = sorted(data_dir.glob("isic2024/[0-9]*/dataset_info.json"))
     if not prepared or (data_dir / f"{split}-metadata.csv").exists():
         return data_dir
@@ -82,9 +82,9 @@ def _images_path(data_dir: Path, split: Split) -> Path:
 
 
 def fingerprint(dataset: Dataset, *, sound: bool = False) -> dict[str, str]:
-    """SHA-256 of the metadata file, and of the needed images in the order of ids, however these are stored.
+    """Compute the SHA-256 of the metadata file, and of the needed images in the order of ids, however stored.
 
-    With `sound`, InputError for the first image that is damaged as far as that shows without decoding it.
+    With `sound`, InputError for the first image whose damage shows without decoding it.
     """
     digest = hashlib.sha256()
     for isic_id in sorted(dataset.lesions["isic_id"]):

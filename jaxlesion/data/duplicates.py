@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from jaxlesion.data.sources import ImageSource, decode
+from jaxlesion.data.decode import decode
+from jaxlesion.data.sources import ImageSource
 
-CHUNK = 256  # images in flight; what is kept of each is 16 bytes
+CHUNK = 256  # images in flight; 16 bytes are kept of each
 SHOWN = ("isic_id", "patient_id", "target", "fold")
 
 
 def pixel_digest(image: np.ndarray) -> bytes:
-    """BLAKE2b (16 bytes) of an image's shape and pixels, so that 2 x 8 is not 4 x 4."""
+    """Compute the BLAKE2b (16 bytes) of an image's shape and pixels; by the shape, 2 x 8 is not 4 x 4."""
     digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image))
     return digest.digest()
@@ -23,11 +24,11 @@ def pixel_digest(image: np.ndarray) -> bytes:
 def pixel_digests(
     images: ImageSource, isic_ids: Iterable[str], workers: int = 2, after: Callable[[int], None] = lambda images: None
 ) -> list[bytes]:
-    """The digest of every image as it is decoded, at its own size: whatever the file around the pixels is.
+    """Compute the digest of every image as decoded, at its own size: the file around the pixels has no part in it.
 
     Args:
         images: where the bytes are.
-        isic_ids: which are wanted.
+        isic_ids: of the wanted images.
         workers: threads that read, decode and hash.
         after: called with the number of images of each chunk.
 
@@ -44,15 +45,15 @@ def pixel_digests(
 
 
 def duplicates(lesions: pd.DataFrame, digests: list[bytes]) -> pd.DataFrame:
-    """The lesions whose pixels another lesion has too.
+    """Find the lesions whose pixels another lesion has too.
 
     Args:
-        lesions: [n] rows with isic_id, and as far as known patient_id, target and fold.
+        lesions: [n] rows with isic_id, and, where known, patient_id, target and fold.
         digests: [n] of their pixels.
 
     Returns:
-        `group`, from 0 in the order of the lesions, then those of isic_id, patient_id, target and fold that
-        are there; rows by group. Empty where every image is there once.
+        A table with `group`, from 0 in the order of the lesions, then isic_id, and patient_id, target and fold
+        where the lesions have them; rows by group. Empty where every image is there once.
     """
     group = pd.factorize(np.array([digest.hex() for digest in digests], dtype=object))[0]
     table = lesions[[c for c in SHOWN if c in lesions]].reset_index(drop=True)
@@ -63,14 +64,14 @@ def duplicates(lesions: pd.DataFrame, digests: list[bytes]) -> pd.DataFrame:
 
 
 def count(table: pd.DataFrame) -> dict[str, int]:
-    """How many `lesions` are in how many `groups`, and how many of these have several folds, patients or targets.
+    """Count the lesions and groups of duplicates, and the groups with several folds, patients or targets.
 
     Args:
         table: from `duplicates`.
 
     Returns:
-        `lesions`, `groups`, and of the latter `across_folds`, `across_patients`, `across_targets`, as far as
-        the table has the column.
+        `lesions`, `groups`, and, where the table has the column, `across_folds`, `across_patients` and
+        `across_targets`: groups with more than one of them.
     """
     counts = {"lesions": len(table), "groups": table["group"].nunique()}
     for name, column in (("across_folds", "fold"), ("across_patients", "patient_id"), ("across_targets", "target")):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import Pieces, write_atomic
-from jaxlesion.data.ids import valid_id
+from jaxlesion.core.errors import InputError, Refused
+from jaxlesion.core.files import RandomAccessFile, write_atomic
+from jaxlesion.data.schema import valid_id
 
 if TYPE_CHECKING:
     import h5py
@@ -25,20 +25,16 @@ PIECE = 2**20  # bytes read at a time
 KEPT = 1000  # images from which on an index is kept in a file: fewer are found in under 0.1 s
 
 
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises for it
-
-
-class Refused(Exception):
-    """Why one image is not used, as the end of a sentence that begins with its id."""
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # h5py raises any of these for it
 
 
 def size_fault(size: int) -> str:
-    """What is wrong with an image of `size` bytes."""
+    """Say why an image of `size` bytes is refused."""
     return f"has {size} bytes where 1 to {MAX_BYTES} are allowed" if size <= MAX_BYTES else f"is over {MAX_BYTES} bytes"
 
 
 class Hdf5Index(NamedTuple):
-    """Where the images of an HDF5 file lie. Arrays alone, so that it can be stored beside a large file."""
+    """Holds where the images of an HDF5 file lie. Arrays alone, so that it can be stored beside a large file."""
 
     ids: np.ndarray  # str [n]
     offset: np.ndarray  # int64 [n], in bytes; -1 where the bytes are not in one piece (compressed, chunked, compact)
@@ -46,12 +42,12 @@ class Hdf5Index(NamedTuple):
     reason: np.ndarray  # str [n], empty unless the image is refused
 
 
-def kept_index(path: Path, folder: Path) -> Hdf5Index:
-    """The index of `path`, from a file in `folder` where that still holds, else found anew and kept there.
+def kept_index(path: Path, folder: Path, *, at_least: int = KEPT) -> Hdf5Index:
+    """Return the index of `path`, from a file in `folder` where that is still true, else rebuilt and kept there.
 
     An index follows from the bytes between the images alone: superblock, groups and headers. It is kept with
-    a digest of these and of itself, so that no damage, and no other file of the same name, size and time,
-    goes unnoticed. A folder that cannot be written to is done without.
+    a digest of these and of itself. So damage is noticed, and so is another file of the same name, size and time.
+    Where the folder cannot be written to, nothing is kept. Fewer images than `at_least` are not worth a file.
 
     Raises:
         InputError: like `index_hdf5`.
@@ -62,7 +58,7 @@ def kept_index(path: Path, folder: Path) -> Hdf5Index:
         return index
     before = path.stat().st_mtime_ns
     index = index_hdf5(path)
-    if len(index.ids) >= KEPT:
+    if len(index.ids) >= at_least:
         content = io.BytesIO()
         np.savez(content, **index._asdict(), digest=_digest(index, path))
         if path.stat().st_mtime_ns == before:  # else index and digest may be of different files
@@ -75,7 +71,7 @@ def kept_index(path: Path, folder: Path) -> Hdf5Index:
 
 
 def _read_index(kept: Path, path: Path) -> Hdf5Index | None:
-    """What `kept` holds, if it is whole and still true of `path`."""
+    """Read the index in `kept`; None unless it is whole and still true of `path`."""
     try:
         with np.load(io.BytesIO(kept.read_bytes()), allow_pickle=False) as arrays:
             index = Hdf5Index(*(arrays[name] for name in Hdf5Index._fields))
@@ -85,7 +81,7 @@ def _read_index(kept: Path, path: Path) -> Hdf5Index | None:
 
 
 def _digest(index: Hdf5Index, path: Path) -> str:
-    """SHA-256 of the index and of every byte of the file that belongs to no image it locates."""
+    """Compute the SHA-256 of the index and of every byte of the file that belongs to no image it locates."""
     digest = hashlib.sha256()
     for array in index:
         digest.update(f"{array.dtype.str} {array.shape}".encode() + array.tobytes())
@@ -93,7 +89,7 @@ def _digest(index: Hdf5Index, path: Path) -> str:
     order = np.argsort(index.offset[located], kind="stable")
     start = index.offset[located][order]
     end = np.maximum.accumulate(start + index.size[located][order])  # two names may share one image
-    file = Pieces(path)
+    file = RandomAccessFile(path)
     with contextlib.closing(file):
         for a, b in zip([0, *end.tolist()], [*start.tolist(), file.size], strict=True):
             for at in range(a, b, PIECE):
@@ -104,7 +100,8 @@ def _digest(index: Hdf5Index, path: Path) -> str:
 def index_hdf5(path: Path) -> Hdf5Index:
     """Find every image of an HDF5 file without reading one: 12,000 to 20,000 datasets per second.
 
-    Raises InputError when `path` is not an HDF5 file or its list of datasets is damaged.
+    Raises:
+        InputError: `path` is not an HDF5 file, or its list of datasets is damaged.
     """
     import h5py
 
@@ -128,7 +125,7 @@ def index_hdf5(path: Path) -> Hdf5Index:
 
 
 def _examine(group: "h5py.h5g.GroupID", name: bytes, end: int) -> tuple[int, int, str]:
-    """Offset, size and reason of one row of Hdf5Index; `end` is the file's size in bytes."""
+    """Return offset, size and reason of one row of Hdf5Index; `end` is the file's size in bytes."""
     try:
         return *_locate(group, name, end), ""
     except Refused as reason:
@@ -142,7 +139,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _locate(group: "h5py.h5g.GroupID", name: bytes, end: int) -> tuple[int, int]:
-    """Offset (-1: not in one piece) and size of a dataset whose bytes are in this very file, or Refused.
+    """Return offset (-1: not in one piece) and size of a dataset whose bytes are in this very file, or raise Refused.
 
     Soft and external links, external storage and virtual datasets can name any file the user may
     read, so each is looked for before anything that would follow it.
@@ -204,7 +201,7 @@ def _byte_count(dataset: "h5py.h5d.DatasetID") -> int:
 
 
 def read_hdf5(path: Path, isic_id: str) -> bytes:
-    """One image through h5py, which opens the file for it: compressed or not in one piece. Refused or OSError."""
+    """Read one image that is compressed or not in one piece; opens the file for it. Raises Refused or OSError."""
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -215,8 +212,8 @@ def read_hdf5(path: Path, isic_id: str) -> bytes:
         try:
             dataset = h5py.h5d.open(file.id, name)
             if dataset.get_create_plist().get_layout() == h5py.h5d.CHUNKED:
-                with contextlib.closing(Pieces(path)) as pieces:
-                    return _read_chunks(dataset, size, pieces)
+                with contextlib.closing(RandomAccessFile(path)) as whole:
+                    return _read_chunks(dataset, size, whole)
             data = np.empty(size, np.uint8)
             dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data, dataset.get_type())
         except DAMAGE as error:
@@ -224,10 +221,10 @@ def read_hdf5(path: Path, isic_id: str) -> bytes:
     return data.tobytes()
 
 
-def _read_chunks(dataset: "h5py.h5d.DatasetID", size: int, file: Pieces) -> bytes:
-    """The bytes of a dataset in chunks. Refused where one is missing, damaged or of another length than it claims.
+def _read_chunks(dataset: "h5py.h5d.DatasetID", size: int, file: RandomAccessFile) -> bytes:
+    """Read the bytes of a dataset in chunks. Refused where one is missing, damaged or of a length it does not claim.
 
-    HDF5 only says where they lie. Read by it, a chunk may write past the memory meant for it, 1 MB may become 1 GB,
+    HDF5 only says where they lie. Read by HDF5, a chunk may write past the memory meant for it, 1 MB may become 1 GB,
     and 3 bytes that claim a checksum end the process.
     """
     from h5py import h5z
@@ -254,7 +251,7 @@ def _read_chunks(dataset: "h5py.h5d.DatasetID", size: int, file: Pieces) -> byte
 
 
 def _inflated(content: bytes, length: int) -> bytes:
-    """What zlib makes of it. Refused unless the stream ends, as only there its checksum is compared."""
+    """Inflate a zlib stream. Refused unless the stream ends, since its checksum is compared only there."""
     stream = zlib.decompressobj()
     try:
         inflated = stream.decompress(content, length + 1)  # one byte more shows a bomb, and takes no memory

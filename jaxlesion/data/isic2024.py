@@ -1,4 +1,4 @@
-"""The TensorFlow dataset `isic2024`: the competition's folder as TFRecord files, and how they are read back.
+"""The TensorFlow dataset `isic2024`: the competition's folder as TFRecord files.
 
 Importing this module registers the builder. Prepare it once, from a folder that holds
 `train-metadata.csv` with `train-image.hdf5` or `train-image/image/`, and the same for test if there:
@@ -13,50 +13,35 @@ Importing this module registers the builder. Prepare it once, from a folder that
 Nothing is downloaded. `prepared` also serves as --data-dir: beside the records lies the CSV they
 were made from, byte for byte, so that the Lesions table, its folds and all pixels are those of the
 competition's files. (Typed features alone would lose empty cells, 64-bit floats and unknown columns.)
-A run goes on with either: `fingerprint` looks at the images' content. Only the default format, TFRecord,
-is read back. Preparing keeps the records in memory: all 401,059 lesions need, by extrapolation from
+A run resumes with either, since `fingerprint` reads the images' content. Only the default format, TFRecord,
+is read back (`data.tfrecord`). Preparing keeps the records in memory: all 401,059 lesions need, by extrapolation from
 7,399, 5 GB, 2.1 GB of disk and five minutes.
 """
 
-import contextlib
 import io
 import shutil
-import struct
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
-from google.protobuf.message import DecodeError
-from tensorflow_datasets.proto import tf_example_pb2
 
-from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import Pieces
 from jaxlesion.data.dataset import Dataset, open_dataset
-from jaxlesion.data.demo import TRAIN_COLUMNS
-from jaxlesion.data.hdf5 import Refused
-from jaxlesion.data.lesions import KEYS, is_label_side
-from jaxlesion.data.sources import ImageSource
+from jaxlesion.data.schema import KEYS, TRAIN_COLUMNS, is_label_side, is_number
 
 COLUMNS = [c for c in TRAIN_COLUMNS if c not in KEYS]
-NUMBERS = [
-    c
-    for c in COLUMNS
-    if c in ("age_approx", "clin_size_long_diam_mm", "mel_thick_mm")
-    or (c.startswith("tbp_lv_") and not c.startswith("tbp_lv_location"))
-]
-HEADER, FOOTER = struct.Struct("<QI"), 4  # of a TFRecord: length in bytes and its checksum; the record's checksum
+NUMBERS = [c for c in COLUMNS if is_number(c)]
 
 
 class Isic2024(tfds.core.GeneratorBasedBuilder):
-    """ISIC 2024 (SLICE-3D): crops of 3D total body photography, splits `train` and, if its files are there, `test`.
+    """Builds ISIC 2024 (SLICE-3D): crops of 3D total body photography, split `train` and, if its files exist, `test`.
 
     Records come in the order of the CSV. `image` holds the encoded bytes as they are and is decoded to
     uint8 [h, w, 3]; `target` is -1 and `patient_id` empty where unknown. `metadata` has the columns that
-    the competition gives at test time, `diagnosis` those that tell the label and must not be given to a
-    model: typed features rather than one JSON text, so that they batch and decode within tf.data.
+    the competition gives at test time; `diagnosis` has the columns that leak the label and must not enter a
+    model. Typed features, unlike one JSON text, batch and decode within tf.data.
     Numbers are float32, missing ones NaN; missing text is empty. Other columns are in the CSV only.
     """
 
@@ -99,7 +84,7 @@ class Isic2024(tfds.core.GeneratorBasedBuilder):
 
 
 def _examples(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """One record per row, in order."""
+    """Yield one record per row, in order."""
     lesions = dataset.lesions.reindex(columns=[*KEYS[:3], *COLUMNS])
     numbers = lesions[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(np.float32)
     target = pd.to_numeric(lesions["target"], errors="coerce").fillna(-1).astype(int)
@@ -113,52 +98,3 @@ def _examples(dataset: Dataset) -> Iterator[dict[str, Any]]:
             "metadata": {c: row[c] for c in COLUMNS if not is_label_side(c)},
             "diagnosis": {c: row[c] for c in COLUMNS if is_label_side(c)},
         }
-
-
-class PreparedImages(ImageSource):
-    """The images of the prepared TFRecord files: record i is the lesion of row i.
-
-    Records are found by their lengths and parsed without TensorFlow.
-    """
-
-    def __init__(self, path: Path, split: str, isic_ids: Iterable[str]):
-        super().__init__(path)
-        self._files = contextlib.ExitStack()
-        try:
-            spans = [span for file in sorted(path.glob(f"isic2024-{split}.tfrecord-*")) for span in self._index(file)]
-            self._spans = dict(zip(isic_ids, spans, strict=True))
-        except (OSError, ValueError, struct.error):
-            self.close()
-            raise InputError(
-                f"{path}: its {split} records are not whole, not TFRecord, or not those of {split}-metadata.csv; "
-                "prepare it again, in the default format"
-            ) from None
-
-    def _index(self, path: Path) -> Iterator[tuple[Pieces, int, int]]:
-        """File, offset and size of every record of one file."""
-        file = self._files.enter_context(contextlib.closing(Pieces(path)))
-        at = 0
-        while at < file.size:
-            size, _ = HEADER.unpack(file.read(at, HEADER.size))
-            yield file, at + HEADER.size, size
-            at += HEADER.size + size + FOOTER
-        if at > file.size:
-            raise ValueError("the last record is cut short")
-
-    @property
-    def ids(self) -> Set[str]:
-        return self._spans.keys()
-
-    def _bytes(self, isic_id: str) -> bytes:
-        file, at, size = self._spans[isic_id]
-        try:
-            record = tf_example_pb2.Example.FromString(file.read(at, size)).features.feature
-            (image,), (owner,) = record["image"].bytes_list.value, record["isic_id"].bytes_list.value
-        except (DecodeError, ValueError):
-            raise Refused("has a damaged record") from None
-        if owner != isic_id.encode():
-            raise Refused("is not where its row in the CSV says")
-        return image
-
-    def close(self) -> None:
-        self._files.close()

@@ -1,4 +1,4 @@
-"""Metadata columns as features: scaled, filled in and one-hot, as the training rows say."""
+"""Metadata columns as features: scaled, filled in and one-hot, fitted on the training rows."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,15 @@ import numpy as np
 import pandas as pd
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.lesions import feature_columns, numbers
+from jaxlesion.data.schema import feature_columns
+from jaxlesion.data.tables import numbers
 
 MAX_CATEGORIES = 100  # a text column of more is a name or a number of something; the competition's have 21 at most
 
 
 @dataclass(frozen=True)
 class MetadataFeatures:
-    """Features of every row of a table."""
+    """Holds the features of every row of a table."""
 
     values: np.ndarray  # float32 [n, features]
     names: list[str]  # [features]: a numeric column, or column=category
@@ -21,12 +22,12 @@ class MetadataFeatures:
 
 
 def metadata_features(lesions: pd.DataFrame, training: np.ndarray) -> MetadataFeatures:
-    """Features of all rows; kinds, medians, means, deviations and categories come from the training rows alone.
+    """Compute features of all rows; kinds, medians, means, deviations and categories come from the training rows alone.
 
     A column is numeric where each of its training cells is a number or empty. Missing or infinite numbers become
     the median, and all are scaled to mean 0 and standard deviation 1. Other columns become one feature per
-    category, 1 or 0; a cell that is empty, or a category that no training row has, is 0 in all. Never used:
-    keys, and what is known only after a biopsy (`lesions.feature_columns`).
+    category, 1 or 0; a cell that is empty, or a category that no training row has, is 0 in all. Numeric columns come
+    first. Never used: keys, and columns known only after a biopsy (`schema.feature_columns`).
 
     Args:
         lesions: n rows.
@@ -35,52 +36,57 @@ def metadata_features(lesions: pd.DataFrame, training: np.ndarray) -> MetadataFe
     Raises:
         InputError: no column can be used, or a number is too large to be scaled.
     """
-    parts, names, left_out = [], [], {}
-    for column in feature_columns(lesions):
-        cells = lesions[column]
-        known = cells[training].dropna()
-        if numbers(known).notna().all():
-            values, labels = _scaled(lesions, column, training), [column]
-        else:
-            categories = sorted(known.astype(str).unique())
-            if len(categories) > MAX_CATEGORIES:
-                left_out[column] = f"{len(categories):,} categories"
-                continue
-            values, labels = _one_hot(cells, categories), [f"{column}={c}" for c in categories]
-        if (values[training] == values[training][0]).all():
-            left_out[column] = "the same in every training row" if len(known) else "empty in every training row"
-            continue
-        parts.append(values)
-        names += labels
-    if not parts:
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    table, categories, left_out = _cells(lesions, training)
+    if not len(table.columns):
         why = ": " + ", ".join(f"{column} is {reason}" for column, reason in left_out.items()) if left_out else ""
         raise InputError(
             f"the metadata has no column to search by beyond ids, targets and diagnoses{why}; use other --features"
         )
-    return MetadataFeatures(np.concatenate(parts, axis=1), names, left_out)
-
-
-def _scaled(lesions: pd.DataFrame, column: str, training: np.ndarray) -> np.ndarray:
-    """A numeric column, float32 [n, 1]; all 0 where the training rows have one value or none."""
-    number = numbers(lesions[column]).to_numpy()
-    finite = np.isfinite(number)
-    if not finite[training].any():
-        return np.zeros((len(number), 1), np.float32)
+    numeric = [column for column in table if column not in categories]
+    one_hot = OneHotEncoder(
+        categories=list(categories.values()), handle_unknown="ignore", sparse_output=False, dtype=np.float32,
+        feature_name_combiner=lambda column, category: f"{column}={category}",
+    )  # fmt: skip
+    features = ColumnTransformer(
+        [
+            ("numbers", make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), numeric),
+            ("texts", one_hot, list(categories)),
+        ],
+        verbose_feature_names_out=False,
+    )
     with np.errstate(over="ignore", invalid="ignore"):
-        number = np.where(finite, number, np.median(number[finite & training]))
-        if np.ptp(number[training]) == 0:
-            return np.zeros((len(number), 1), np.float32)
-        scaled = ((number - number[training].mean()) / number[training].std()).astype(np.float32)
-    if not np.isfinite(scaled).all():
-        row = int(np.abs(number).argmax())
-        which = lesions["isic_id"].iloc[row]
-        raise InputError(
-            f"{column} of {which} is {number[row]:g}, too large to be scaled; correct it or leave it empty"
-        )
-    return scaled[:, None]
+        values = features.fit(table[training]).transform(table).astype(np.float32)
+    for i, column in enumerate(numeric):
+        variance = features.named_transformers_["numbers"][-1].var_[i]  # infinite: all values become 0
+        if not (np.isfinite(variance) and np.isfinite(values[:, i]).all()):
+            row = int(table[column].abs().to_numpy().argmax())
+            raise InputError(
+                f"{column} of {lesions['isic_id'].iloc[row]} is {table[column].iloc[row]:g}, too large to be scaled; "
+                "correct it or leave it empty"
+            )
+    return MetadataFeatures(values, features.get_feature_names_out().tolist(), left_out)
 
 
-def _one_hot(cells: pd.Series, categories: list[str]) -> np.ndarray:
-    """float32 [n, categories]; rows of no such category are 0."""
-    code = pd.Index(categories).get_indexer(cells.astype("string").fillna("").astype(str))  # -1: none of them
-    return np.eye(len(categories) + 1, len(categories), dtype=np.float32)[code]
+def _cells(lesions: pd.DataFrame, training: np.ndarray) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, str]]:
+    """Return the columns to use as float64 or text, the sorted categories of texts, and why others are not used."""
+    columns, categories, left_out = {}, {}, {}
+    for column in feature_columns(lesions):
+        known = lesions[column][training].dropna()
+        if numbers(known).notna().all():
+            columns[column] = numbers(lesions[column]).replace([np.inf, -np.inf], np.nan)
+        else:
+            columns[column] = lesions[column].astype("string").fillna("").astype(object)
+            categories[column] = np.sort(known.astype(str).unique().astype(object))
+        if len(categories.get(column, ())) > MAX_CATEGORIES:
+            left_out[column] = f"{len(categories[column]):,} categories"
+        elif columns[column][training].nunique() < 2:
+            left_out[column] = "the same in every training row" if len(known) else "empty in every training row"
+        if column in left_out:
+            del columns[column]
+            categories.pop(column, None)
+    return pd.DataFrame(columns), categories, left_out

@@ -14,7 +14,7 @@ from jaxlesion.data.albumentations import augmenter
 
 
 def tensorflow():
-    """TensorFlow, imported where it is first used and kept off the accelerators, which are JAX's."""
+    """Import TensorFlow, and keep it off the accelerators, which are JAX's."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing here computes in TensorFlow; on, it writes to stderr
     import tensorflow as tf
@@ -26,7 +26,7 @@ def tensorflow():
 def augmented(
     rows: np.ndarray, image: Callable[[int], np.ndarray], spec: RecipeSpec, epoch: int, config: DataConfig
 ) -> Iterator[np.ndarray]:
-    """The augmented images of `rows`, uint8 [<= batch, h, w, 3] at a time.
+    """Yield the augmented images of `rows`, uint8 [<= batch, h, w, 3] at a time.
 
     Args:
         rows: [n] positions in the table.
@@ -36,7 +36,7 @@ def augmented(
         config: size, batch, seed and threads.
 
     Raises:
-        InputError: what `image` raised.
+        InputError: raised by `image`.
     """
     tf = tensorflow()
     augment = augmenter(spec, config.seed)

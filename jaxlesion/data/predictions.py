@@ -12,11 +12,11 @@ import pandas as pd
 from jaxlesion.core.config import MAX_FOLDS
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
-from jaxlesion.data.lesions import numbers, read_table, shown
+from jaxlesion.data.tables import numbers, read_table, shown
 
 COLUMNS = ("isic_id", "patient_id", "target", "fold", "prediction", "model")
 CHUNK = 20_000  # rows that are text at a time
-# What a cell may be, in words and as a test of float64 values.
+# The cells allowed, in words and as a test of float64 values.
 NUMBERS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
     "prediction": ("in [0, 1]", lambda p: p.between(0, 1)),
     "target": ("0, 1 or empty", lambda t: t.isin([0, 1]) | t.isna()),
@@ -27,12 +27,12 @@ NUMBERS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
 def predictions_table(
     lesions: pd.DataFrame, prediction: np.ndarray, model: str, fold: int | None = None
 ) -> pd.DataFrame:
-    """The Predictions table of some lesions.
+    """Make the Predictions table of some lesions.
 
     Args:
         lesions: n rows of the Lesions table; patient_id and target may be absent.
         prediction: [n] probability of malignancy, uncorrected.
-        model: name of what predicted.
+        model: name of the predictor.
         fold: the fold that was held out; None for an ensemble.
     """
     n = len(lesions)
@@ -48,28 +48,31 @@ def predictions_table(
     )
 
 
-def write_predictions(path: Path, table: pd.DataFrame) -> None:
-    """Write the table as CSV, whole or not at all; every prediction is read back as the same float."""
-    write_atomic(path, csv_bytes(_rows(table)))
+def write_predictions(path: Path, table: pd.DataFrame, *, chunk_rows: int = CHUNK) -> None:
+    """Write the table as CSV, whole or not at all; every prediction is read back as the same float.
+
+    At most `chunk_rows` rows are text at a time; the file does not depend on it.
+    """
+    write_atomic(path, csv_bytes(_rows(table, chunk_rows), chunk_rows))
 
 
-def _rows(table: pd.DataFrame) -> Iterator[Sequence[object]]:
-    """Header and cells, of some rows at a time: as objects they take ten times their room."""
+def _rows(table: pd.DataFrame, chunk_rows: int) -> Iterator[Sequence[object]]:
+    """Yield header and rows, made some rows at a time: as objects, cells take ten times the memory."""
     yield COLUMNS
-    for start in range(0, len(table), CHUNK):
-        part = table[list(COLUMNS)].iloc[start : start + CHUNK]
+    for start in range(0, len(table), chunk_rows):
+        part = table[list(COLUMNS)].iloc[start : start + chunk_rows]
         cells = part.astype(object).where(part.notna(), "")
         cells["prediction"] = [str(p) for p in part["prediction"].to_numpy()]  # the shortest text that is this float
         yield from cells.itertuples(index=False, name=None)
 
 
-def csv_bytes(rows: Iterable[Sequence[object]]) -> Iterator[bytes]:
-    """Rows as CSV in UTF-8, some at a time."""
+def csv_bytes(rows: Iterable[Sequence[object]], chunk_rows: int = CHUNK) -> Iterator[bytes]:
+    """Encode rows as CSV in UTF-8, `chunk_rows` at a time."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for number, row in enumerate(rows, start=1):
         writer.writerow(row)
-        if number % CHUNK == 0:
+        if number % chunk_rows == 0:
             yield text.getvalue().encode()
             text.seek(0)
             text.truncate()
@@ -82,7 +85,7 @@ def write_submission(path: Path, rows: Iterable[Sequence[str]]) -> None:
 
 
 def predictions_as_text(path: Path) -> Iterator[tuple[str, str]]:
-    """isic_id and prediction of each row of a table that `write_predictions` wrote, one at a time."""
+    """Yield isic_id and prediction, as text, of each row of a table that `write_predictions` wrote."""
     with open(path, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             yield row["isic_id"], row["prediction"]
@@ -120,7 +123,7 @@ def read_predictions(path: Path, metadata: pd.DataFrame | None = None) -> pd.Dat
 
 
 def _numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
-    """A column of NUMBERS as float64, empty cells as NaN; InputError for the first cell that may not stand there."""
+    """Convert a column of NUMBERS to float64, empty cells to NaN; InputError for the first cell not allowed."""
     wanted, holds = NUMBERS[column]
     number = numbers(table[column])
     if (bad := ~holds(number) | (number.isna() & table[column].notna())).any():
@@ -132,5 +135,5 @@ def _numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The tables of several folds as one."""
+    """Join the tables of several folds."""
     return pd.concat(tables, ignore_index=True)

@@ -1,43 +1,31 @@
-"""Lesion crops from files that nobody vouches for: their bytes, and their pixels.
+"""Encoded lesion crops by id, from the HDF5 layout of the ISIC 2024 challenge or from a folder of files.
 
-`open_images` gives the bytes of an image by its id, from the HDF5 layout of the ISIC 2024 challenge
-or from a folder of files. `decode` turns bytes into pixels after reading what the header claims.
-Whatever is wrong with an image is an InputError that names it, and only when that image is needed.
+Anything wrong with an image is an InputError that names it, raised only when that image is needed.
 """
 
-import functools
-import importlib.util
-import io
 import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
-from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import Pieces
+from jaxlesion.core.errors import InputError, Refused
+from jaxlesion.core.files import RandomAccessFile
 from jaxlesion.data.cache import CACHE
-from jaxlesion.data.hdf5 import MAX_BYTES, Refused, kept_index, read_hdf5, size_fault
-from jaxlesion.data.headers import MAX_PIXELS, claimed_size
-from jaxlesion.data.ids import valid_id
-
-if TYPE_CHECKING:
-    import PIL.Image
+from jaxlesion.data.hdf5 import MAX_BYTES, kept_index, read_hdf5, size_fault
+from jaxlesion.data.schema import valid_id
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-STRIP = 2**20  # pixels that Pillow converts at a time
-
-# A second line behind the header check. OpenCV reads it once, while it is being imported.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 
 def open_images(path: Path) -> "ImageSource":
-    """The images at `path`: an HDF5 file with one dataset per isic_id, or a folder of `<isic_id>.jpg` (.jpeg, .png).
+    """Open an HDF5 file with one dataset per isic_id, or a folder of `<isic_id>.jpg` (.jpeg, .png).
 
-    Raises InputError when `path` is missing, unreadable, neither of the two, or holds no image.
+    Raises:
+        InputError: `path` is missing, unreadable, neither of the two, or holds no image.
     """
     path = Path(path)
     try:
@@ -60,7 +48,7 @@ def open_images(path: Path) -> "ImageSource":
 
 
 class ImageSource(ABC):
-    """Encoded images by id. `read` may be called from many threads, and after a fork.
+    """Reads encoded images by id, from many threads and after a fork.
 
     Names that are no valid id are left out. An id whose data is refused stays listed, and is
     refused by name in `require` and `read`.
@@ -73,11 +61,11 @@ class ImageSource(ABC):
     @property
     @abstractmethod
     def ids(self) -> Set[str]:
-        """All ids, in the order of the file."""
+        """Return all ids, in the order of the file."""
 
     @abstractmethod
     def _bytes(self, isic_id: str) -> bytes:
-        """The bytes of an id that is listed and not refused; OSError or Refused when they cannot be had."""
+        """Read the bytes of an id that is listed and not refused; OSError or Refused when that fails."""
 
     def __contains__(self, isic_id: object) -> bool:
         return isic_id in self.ids
@@ -94,7 +82,7 @@ class ImageSource(ABC):
                 raise self._error(isic_id, self._refused[isic_id])
 
     def read(self, isic_id: str) -> bytes:
-        """The encoded bytes of one image, 1 byte to 32 MiB. InputError when missing, refused or unreadable."""
+        """Read the encoded bytes of one image, 1 byte to 32 MiB; InputError when missing, refused or unreadable."""
         self.require([isic_id])
         try:
             data = self._bytes(isic_id)
@@ -108,7 +96,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file; a second call does nothing."""
+        """Close the file; a second call does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +109,7 @@ class ImageSource(ABC):
 
 
 class FolderImages(ImageSource):
-    """A folder of `<isic_id>.jpg`, `.jpeg` or `.png`; subfolders are not searched, links may not lead out of it."""
+    """Reads a folder of `<isic_id>.jpg`, `.jpeg` or `.png`, without subfolders; links may not lead out of it."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -155,7 +143,7 @@ class FolderImages(ImageSource):
 
 
 class FileImages(ImageSource):
-    """Single files, each its own id. Raises InputError for one that does not exist."""
+    """Reads single files, the path of each being its id; InputError for one that does not exist."""
 
     def __init__(self, paths: Sequence[Path]):
         super().__init__(Path("."))
@@ -177,10 +165,10 @@ class FileImages(ImageSource):
 
 
 class Hdf5Images(ImageSource):
-    """One dataset per isic_id at the root of an HDF5 file: a string, opaque or uint8, scalar or one-dimensional.
+    """Reads one dataset per isic_id at the root of an HDF5 file: string, opaque or uint8, scalar or one-dimensional.
 
-    No HDF5 handle outlives a call, since none may cross a fork: what lies in one piece is read by its
-    offset, the rest goes through h5py, which opens the file anew for each image.
+    No HDF5 handle outlives a call, since none may cross a fork: an image in one piece is read by its
+    offset, and for any other h5py opens the file again.
     """
 
     def __init__(self, path: Path):
@@ -191,7 +179,7 @@ class Hdf5Images(ImageSource):
         for row in np.flatnonzero(index.reason != ""):
             self._refused[str(index.ids[row])] = str(index.reason[row])
         self._lock = threading.Lock()
-        self._file = Pieces(path)
+        self._file = RandomAccessFile(path)
 
     @property
     def ids(self) -> Set[str]:
@@ -207,95 +195,3 @@ class Hdf5Images(ImageSource):
 
     def close(self) -> None:
         self._file.close()
-
-
-def check(data: bytes, isic_id: str) -> None:
-    """Raise what `decode` would for a JPEG or PNG that is wrong in its headers or not whole: 10 us for a crop."""
-    try:
-        claimed_size(data)
-    except Refused as reason:
-        raise _undecodable(isic_id, reason) from None
-
-
-def _undecodable(isic_id: str, reason: Refused) -> InputError:
-    return InputError(f"image {isic_id} {reason}; replace it by a sound JPEG or PNG or remove its row")
-
-
-def decode(data: bytes, isic_id: str) -> np.ndarray:
-    """Pixels of a JPEG or PNG: uint8 [h, w, 3], red first, as they are stored (an EXIF orientation is not applied).
-
-    Grey is repeated, transparency dropped, 16 bit cut to 8. Raises InputError naming `isic_id` for
-    anything else (CMYK, animation, other formats), for more than 25 megapixels (16 in a JPEG of several scans) and for
-    damage that shows. Takes less than 200 MB.
-    """
-    try:
-        size = claimed_size(data)
-        pixels = _decode_cv2(data) if _has_cv2() else _decode_pillow(data, size)
-        if pixels is None or pixels.shape != (*size, 3):
-            raise Refused("cannot be decoded")
-    except Refused as reason:
-        raise _undecodable(isic_id, reason) from None
-    return pixels
-
-
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> uint8 [size, size, 3], plainly bilinear.
-
-    The whole crop, without regard to its shape. No averaging when it shrinks: crops are 51 to 239 px wide.
-    """
-    if not _has_cv2():
-        return _resize_numpy(image, size)
-    import cv2
-
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-
-
-@functools.cache
-def _has_cv2() -> bool:
-    """Whether OpenCV is installed. Where only JAX and its kin are, Pillow decodes and numpy resizes."""
-    return importlib.util.find_spec("cv2") is not None
-
-
-def _decode_cv2(data: bytes) -> np.ndarray | None:
-    import cv2
-
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        return None
-
-
-def _decode_pillow(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if (image.height, image.width) != size:  # it reads the header otherwise
-                return None
-            pixels = np.empty((*size, 3), np.uint8)
-            rows = max(1, STRIP // image.width)
-            for top in range(0, image.height, rows):  # since Pillow copies what it converts, three times over
-                bottom = min(top + rows, image.height)
-                pixels[top:bottom] = _rgb(image.crop((0, top, image.width, bottom)))
-            return pixels
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-
-
-def _rgb(image: "PIL.Image.Image") -> np.ndarray:
-    """uint8 [h, w, 3], or [h, w, 1] where that is grey."""
-    if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scale
-        return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
-    return np.asarray(image.convert("RGB"))
-
-
-def _resize_numpy(image: np.ndarray, size: int) -> np.ndarray:
-    """What cv2.INTER_LINEAR does, within one level: pixel centres aligned, edges repeated."""
-    for axis in (0, 1):
-        length = image.shape[axis]
-        at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
-        low = at.astype(np.int64)
-        high = np.minimum(low + 1, length - 1)
-        weight = (at - low).astype(np.float32).reshape(-1, *(1,) * (2 - axis))
-        image = np.take(image, low, axis) * (1 - weight) + np.take(image, high, axis) * weight
-    return np.rint(image).astype(np.uint8)

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.lesions import numbers
+from jaxlesion.data.tables import numbers
 from jaxlesion.evaluation.bootstrap import DRAWS, Scores, interval, resample
 from jaxlesion.evaluation.metrics import classification, roc_auc
 from jaxlesion.evaluation.summary import patients_of

@@ -1,7 +1,7 @@
-"""A Predictions table made shard by shard: a kill loses one at most, and machines share the work without talking.
+"""A Predictions table made shard by shard: a kill loses one at most, and machines share the work without messages.
 
-Shards lie in `<table>.parts` beside the table until all are there. `prediction.json` in that folder says what they were
-made of and how, so that nothing else is ever added to them.
+Shards lie in `<table>.parts` beside the table until all are there. `prediction.json` in that folder names their data,
+checkpoints and options, so that no other prediction is ever added to them.
 """
 
 import csv
@@ -26,21 +26,21 @@ LAUNCHERS = (("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("OMPI_COMM_WORLD_RANK", 
 
 
 class Part(NamedTuple):
-    """One of `count` processes that share the shards: number `index`, from 0."""
+    """Names one of `count` processes that share the shards: number `index`, from 0."""
 
     index: int
     count: int
 
     @classmethod
     def of(cls, text: str | None, environment: Mapping[str, str]) -> Self:
-        """What `--part` says, such as 0/4; else what SLURM's srun or Open MPI says; else all.
+        """Parse `--part`, such as 0/4; without it take the part from SLURM's srun or Open MPI, else 0/1.
 
         Raises:
             InputError: no part of that form, or one that does not exist.
         """
         if text is None:
-            told = [tuple(environment[name] for name in names) for names in LAUNCHERS if {*names} <= {*environment}]
-            text = "/".join(told[0]) if told else "0/1"
+            given = [tuple(environment[name] for name in names) for names in LAUNCHERS if {*names} <= {*environment}]
+            text = "/".join(given[0]) if given else "0/1"
         numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         part = cls(*map(int, numbers.groups())) if numbers else None
         if part is None or part.index >= part.count:
@@ -48,18 +48,18 @@ class Part(NamedTuple):
         return part
 
     def shards(self, count: int) -> range:
-        """The numbers of the shards that this process makes, of `count`."""
+        """Return the numbers of the shards that this process makes, of `count`."""
         return range(self.index, count, self.count)
 
 
 class Shards:
-    """The shards of one table.
+    """Keeps the shards of one table.
 
     Args:
         out: the table.
         isic_ids: of all its rows, in their order.
-        rows: of each shard; the last one has what is left.
-        key: all that the predictions follow from, as JSON.
+        rows: of each shard; the last one may have fewer.
+        key: everything that the predictions depend on, as JSON.
 
     Raises:
         InputError: the folder holds shards of something else.
@@ -74,11 +74,11 @@ class Shards:
         return -(-len(self.ids) // self.size)
 
     def rows(self, shard: int) -> range:
-        """The rows of a shard."""
+        """Return the row numbers of a shard."""
         return range(shard * self.size, min((shard + 1) * self.size, len(self.ids)))
 
     def missing(self, part: Part | None = None) -> list[int]:
-        """Numbers of the shards that are still to be made, of all or by one part."""
+        """List the numbers of the shards still to be made, of all or by one part."""
         numbers = range(len(self)) if part is None else part.shards(len(self))
         return [shard for shard in numbers if not self._path(shard).is_file()]
 
@@ -88,7 +88,7 @@ class Shards:
             write_predictions(self._path(shard), table)
 
     def merge(self) -> bool:
-        """Write the table if all shards are there, row by row; whether it is there. Two at once do no harm.
+        """Write the table, row by row, if all shards are there; return whether it is. Two at once do no harm.
 
         Raises:
             InputError: a shard does not hold its rows.
@@ -100,7 +100,7 @@ class Shards:
         return True
 
     def remove(self) -> None:
-        """Let go of the shards. Under their name they are all there or none is, whenever this is killed."""
+        """Remove the shards; a kill at any moment leaves all of them under their name, or none."""
         gone = self._elsewhere()
         with suppress(FileNotFoundError):  # another process was faster
             self.folder.rename(gone)
@@ -121,7 +121,7 @@ class Shards:
                 draft.rename(self.folder)
             except OSError as error:
                 if not self.folder.is_dir():  # else another process was faster
-                    error.filename, error.filename2 = str(self.folder), None  # not that of the draft, which is gone
+                    error.filename, error.filename2 = str(self.folder), None  # not the name of the removed draft
                     raise
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -138,7 +138,7 @@ class Shards:
 
     @contextmanager
     def _unless_merged(self) -> Iterator[None]:
-        """A file or folder that is gone is no fault once another process has merged all shards and removed them."""
+        """Ignore a missing file or folder once another process has merged and removed all shards."""
         try:
             yield
         except FileNotFoundError:

@@ -19,8 +19,8 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import LEFT_OVER, remove_left_over, without_nan, write_atomic
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.folds import training_rows
-from jaxlesion.data.lesions import read_table
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
+from jaxlesion.data.tables import read_table
 from jaxlesion.evaluation import calibration
 from jaxlesion.evaluation.calibration import Calibration
 

@@ -18,7 +18,7 @@ from jaxlesion.core.hooks import ignore
 from jaxlesion.data.batches import Batches, open_batches, steps_per_epoch
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.folds import assign, subset, training_rows
-from jaxlesion.data.lesions import KEYS
+from jaxlesion.data.schema import KEYS
 from jaxlesion.model.registry import build_model, find_backbone
 from jaxlesion.model.weights import find_weights, read_variables
 from jaxlesion.runs.selection import choose_folds

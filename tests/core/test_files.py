@@ -1,4 +1,4 @@
-"""Files: known digests; pieces as they are; the old content or the new one, and nothing beside it."""
+"""Files: known digests; parts as they are; the old content or the new one, and nothing beside it."""
 
 import ast
 import contextlib
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import Pieces, sha256, write_atomic
+from jaxlesion.core.files import RandomAccessFile, sha256, write_atomic
 
 
 def test_sha256_of_known_text_and_of_a_file_larger_than_one_read(tmp_path):
@@ -29,16 +29,13 @@ def test_sha256_of_what_is_no_file_names_it(tmp_path, name):
         sha256(tmp_path / name)
 
 
-@pytest.mark.parametrize("pread", [True, False])
-def test_pieces_are_those_of_the_file_and_whole(tmp_path, monkeypatch, pread):
-    if not pread:
-        monkeypatch.delattr(os, "pread")
+def test_parts_are_those_of_the_file_and_whole(tmp_path):
     path, content = tmp_path / "file", bytes(range(256)) * 100
     path.write_bytes(content)
-    with contextlib.closing(Pieces(path)) as file, ThreadPoolExecutor(8) as pool:
+    with contextlib.closing(RandomAccessFile(path)) as file, ThreadPoolExecutor(8) as pool:
         assert file.size == len(content)
-        pieces = pool.map(lambda at: file.read(at, 100), range(0, len(content), 100))
-        assert b"".join(pieces) == content
+        parts = pool.map(lambda at: file.read(at, 100), range(0, len(content), 100))
+        assert b"".join(parts) == content
         for offset, size in ((len(content) - 1, 2), (len(content) + 5, 1), (0, 30_000)):
             with pytest.raises(OSError, match="ends before"):
                 file.read(offset, size)

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data import cache as module
 from jaxlesion.data.cache import ImageCache
 
 IDS = ["b", "d", "a", "c"]
@@ -45,8 +44,7 @@ def test_another_dataset_or_size_has_another_file(tmp_path):
     assert "a" not in ImageCache(tmp_path, DIGEST, IDS, 5)
 
 
-def test_a_row_is_there_only_once_its_chunk_is_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 2)
+def test_a_row_is_there_only_once_its_chunk_is_whole(tmp_path):
 
     def broken(isic_id):
         if isic_id == "c":
@@ -54,7 +52,7 @@ def test_a_row_is_there_only_once_its_chunk_is_whole(tmp_path, monkeypatch):
         return image(isic_id)
 
     with pytest.raises(InputError, match="cannot be decoded"):
-        ImageCache(tmp_path, DIGEST, IDS, 6).fill(IDS, broken, workers=1)
+        ImageCache(tmp_path, DIGEST, IDS, 6).fill(IDS, broken, workers=1, chunk=2)
     again = ImageCache(tmp_path, DIGEST, IDS, 6)
     assert [isic_id in again for isic_id in IDS] == [True, True, False, False]
 

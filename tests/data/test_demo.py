@@ -129,12 +129,13 @@ def test_another_seed_draws_another_demo(tmp_path: Path) -> None:
     assert (one / "train-image.hdf5").read_bytes() != (other / "train-image.hdf5").read_bytes()
 
 
-def test_complete_demo_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_demo_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     folder.mkdir()  # an empty folder is filled
     assert demo.write_demo(folder, **TINY) == folder
-    monkeypatch.setattr(demo, "_draw", None)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert demo.write_demo(folder, **TINY) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 def test_other_content_is_refused_and_kept(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise RuntimeError("the pen broke")
 
-    monkeypatch.setattr(demo, "_diagnosis", fail)
+    monkeypatch.setattr(cv2, "imencode", fail)
     with pytest.raises(RuntimeError, match="the pen broke"):
         demo.write_demo(tmp_path / "demo", **TINY)
     assert not any(tmp_path.iterdir())

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from jaxlesion import duplicates as program
+from jaxlesion.data.decode import decode
 from jaxlesion.data.duplicates import CHUNK, count, duplicates, pixel_digest, pixel_digests
-from jaxlesion.data.sources import decode, open_images
+from jaxlesion.data.sources import open_images
 
 
 @pytest.fixture(scope="module")

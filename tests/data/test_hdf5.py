@@ -10,8 +10,8 @@ import pytest
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.data import hdf5
-from jaxlesion.data.hdf5 import MAX_CHUNKS, index_hdf5, kept_index
-from jaxlesion.data.sources import MAX_BYTES, open_images
+from jaxlesion.data.hdf5 import MAX_BYTES, MAX_CHUNKS, index_hdf5, kept_index
+from jaxlesion.data.sources import open_images
 
 IMAGE = bytes(range(256)) * 6  # what they mean does not matter here
 SECRET = b"the contents of another file"
@@ -430,10 +430,9 @@ def test_nothing_and_empty_places_are_named(tmp_path):
 @pytest.fixture
 def indexed(tmp_path, monkeypatch):
     """An HDF5 file whose index is kept, the folder of that index, and how often it was made since."""
-    monkeypatch.setattr(hdf5, "KEPT", 3)
     path, folder = tmp_path / "images.hdf5", tmp_path / "cache"
     write_images(path, ["a", "b", "c", "d"])
-    kept_index(path, folder)
+    kept_index(path, folder, at_least=3)
     made = []
     monkeypatch.setattr(hdf5, "index_hdf5", lambda path: made.append(path) or index_hdf5(path))
     return path, folder, made
@@ -458,7 +457,7 @@ def assert_true(index, path):
 
 def test_an_index_is_found_once(indexed):
     path, folder, made = indexed
-    again = kept_index(path, folder)
+    again = kept_index(path, folder, at_least=3)
     assert_true(again, path)
     assert not made
     for kept, fresh in zip(again, index_hdf5(path), strict=True):
@@ -472,9 +471,9 @@ def test_another_file_of_the_same_name_size_and_time_is_noticed(indexed):
     write_images(path, ["d", "c", "b", "a"])  # the same places, by other names
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
-    assert_true(kept_index(path, folder), path)
+    assert_true(kept_index(path, folder, at_least=3), path)
     assert len(made) == 1
-    assert_true(kept_index(path, folder), path)
+    assert_true(kept_index(path, folder, at_least=3), path)
     assert len(made) == 1  # and that is kept in its place
 
 
@@ -482,10 +481,10 @@ def test_other_pixels_in_the_same_places_need_no_other_index(indexed):
     path, folder, made = indexed
     with h5py.File(path, "r+") as file:
         file["b"][()] = np.void(b"B" * 100)
-    assert_true(kept_index(path, folder), path)
+    assert_true(kept_index(path, folder, at_least=3), path)
     with h5py.File(path, "r+") as file:
         file["e"] = np.void(b"e")
-    assert_true(kept_index(path, folder), path)
+    assert_true(kept_index(path, folder, at_least=3), path)
     assert len(made) == 1
 
 
@@ -498,19 +497,18 @@ def test_a_damaged_index_is_made_anew(indexed):
         damaged.append(whole[:at] + bytes([whole[at] ^ (1 << rng.integers(8))]) + whole[at + 1 :])
     for content in damaged:
         kept.write_bytes(content)
-        assert_true(kept_index(path, folder), path)
+        assert_true(kept_index(path, folder, at_least=3), path)
     assert made  # though some of the flips are in what nobody reads, such as times in the archive
     kept.write_bytes(b"")
-    kept_index(path, folder)
+    kept_index(path, folder, at_least=3)
     assert kept.read_bytes() == whole
 
 
-def test_a_small_file_or_a_folder_that_cannot_be_written_to_does_without(indexed, tmp_path, monkeypatch):
+def test_a_small_file_or_a_folder_that_cannot_be_written_to_does_without(indexed, tmp_path):
     path, _, made = indexed
     (tmp_path / "file").touch()
     for _ in range(2):
-        assert_true(kept_index(path, tmp_path / "file"), path)
-    monkeypatch.setattr(hdf5, "KEPT", 6)
-    assert_true(kept_index(path, tmp_path / "other"), path)
+        assert_true(kept_index(path, tmp_path / "file", at_least=3), path)
+    assert_true(kept_index(path, tmp_path / "other", at_least=6), path)
     assert not (tmp_path / "other").exists()
     assert len(made) == 3

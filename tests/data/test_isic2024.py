@@ -16,9 +16,9 @@ import jaxlesion.data.isic2024
 from jaxlesion.core.config import FoldsConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
+from jaxlesion.data.decode import decode
 from jaxlesion.data.folds import assign
-from jaxlesion.data.lesions import is_label_side
-from jaxlesion.data.sources import decode
+from jaxlesion.data.schema import is_label_side
 
 VERSION = Path("isic2024") / "1.0.0"
 

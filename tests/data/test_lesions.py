@@ -11,16 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data import lesions
-from jaxlesion.data.lesions import (
-    MAX_COLUMNS,
-    MAX_HEADER,
-    feature_columns,
-    is_label_side,
-    read_lesions,
-    read_table,
-    shown,
-)
+from jaxlesion.data.lesions import read_lesions
+from jaxlesion.data.schema import feature_columns, is_label_side
+from jaxlesion.data.tables import MAX_COLUMNS, MAX_HEADER, read_table, shown
 
 HEADER = "isic_id,target,patient_id"
 
@@ -95,7 +88,7 @@ def test_two_other_columns_of_one_name_are_both_kept(read):
     assert read(f"{HEADER},x,x\na,0,p,3,4\n").iloc[0, 3:].tolist() == [3, 4]
 
 
-def test_a_table_read_in_chunks_is_the_one_read_whole(read, monkeypatch, demo):
+def test_a_table_read_in_chunks_is_the_one_read_whole(tmp_path, demo):
     """Columns that are whole numbers, empty, or text in some of the chunks, and in others not, among them."""
     columns = {
         "whole": "123456", "broken": ["1", "2", "3", "4", "5.5", ""], "late": ["", "", "", "", "x", ""],
@@ -105,11 +98,11 @@ def test_a_table_read_in_chunks_is_the_one_read_whole(read, monkeypatch, demo):
     rows = [",".join(cells) for cells in zip("abcdef", "010101", "pqrstu", *columns.values(), strict=True)]
     text = "\n".join([f"{HEADER},{','.join(columns)},x", *(f"{row},7" for row in rows), ""])
     for content in (text, (demo / "train-metadata.csv").read_bytes()):
-        whole = read(content)
+        path = tmp_path / "table.csv"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        whole = read_table(path, ("isic_id",))
         for size in (2, 3, 5):
-            monkeypatch.setattr(lesions, "CHUNK", size)
-            pd.testing.assert_frame_equal(read(content), whole)
-        monkeypatch.undo()
+            pd.testing.assert_frame_equal(read_table(path, ("isic_id",), chunk_rows=size), whole)
 
 
 def test_only_the_wanted_columns_are_read(read):

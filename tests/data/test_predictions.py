@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data import predictions
 from jaxlesion.data.predictions import COLUMNS, concatenate, predictions_table, read_predictions, write_predictions
 
 LESIONS = pd.DataFrame(
@@ -62,12 +61,11 @@ def test_the_file_has_exactly_these_columns_and_no_others(tmp_path):
     )
 
 
-def test_written_some_rows_at_a_time_it_is_the_same(tmp_path, monkeypatch):
+def test_written_some_rows_at_a_time_it_is_the_same(tmp_path):
     table = concatenate([predictions_table(LESIONS, THREE, f"m, {k}", k) for k in range(3)])
     write_predictions(tmp_path / "whole.csv", table)
     for size in (1, 2, 4):
-        monkeypatch.setattr(predictions, "CHUNK", size)
-        write_predictions(tmp_path / "parts.csv", table)
+        write_predictions(tmp_path / "parts.csv", table, chunk_rows=size)
         assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 

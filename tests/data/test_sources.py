@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data import sources as images
-from jaxlesion.data.headers import MAX_PIXELS, MAX_PIXELS_IN_SCANS, MAX_SCANS
-from jaxlesion.data.ids import valid_id
-from jaxlesion.data.sources import MAX_BYTES, check, decode, open_images, resize
+from jaxlesion.data.decode import MAX_PIXELS, MAX_PIXELS_IN_SCANS, MAX_SCANS, check, decode, resize
+from jaxlesion.data.hdf5 import MAX_BYTES
+from jaxlesion.data.schema import valid_id
+from jaxlesion.data.sources import open_images
 
 CROPS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "slice3d" / "train-image.hdf5"
 SECRET = b"the contents of another file"
@@ -380,31 +380,23 @@ def test_resize_to_the_same_size_changes_nothing(photo):
     np.testing.assert_array_equal(resize(square, 40), square)
 
 
-@pytest.fixture
-def without_cv2(monkeypatch):
-    monkeypatch.setattr(images, "_has_cv2", lambda: False)
-
-
 @pytest.mark.parametrize(("height", "width", "size"), [(51, 51, 224), (127, 127, 64), (239, 200, 225), (1, 3, 7)])
-def test_resizing_without_opencv_is_the_same_within_a_level(height, width, size, monkeypatch):
+def test_resizing_without_opencv_is_the_same_within_a_level(height, width, size):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    with_cv2 = images.resize(image, size)
-    monkeypatch.setattr(images, "_has_cv2", lambda: False)
-    without = images.resize(image, size)
+    with_cv2, without = (resize(image, size, opencv=opencv) for opencv in (True, False))
     assert without.shape == with_cv2.shape == (size, size, 3)
     assert np.abs(without.astype(int) - with_cv2).max() <= 1
 
 
-def test_decoding_without_opencv_is_the_same_within_a_level(demo, monkeypatch):
-    with images.open_images(demo / "train-image.hdf5") as source:
+def test_decoding_without_opencv_is_the_same_within_a_level(demo):
+    with open_images(demo / "train-image.hdf5") as source:
         data = [source.read(isic_id) for isic_id in list(source.ids)[:30]]
-    with_cv2 = [images.decode(d, "a") for d in data]
-    monkeypatch.setattr(images, "_has_cv2", lambda: False)
-    for d, expected in zip(data, with_cv2, strict=True):
-        assert np.abs(images.decode(d, "a").astype(int) - expected).max() <= 1
+    for d in data:
+        with_cv2, without = (decode(d, "a", opencv=opencv) for opencv in (True, False))
+        assert np.abs(without.astype(int) - with_cv2).max() <= 1
 
 
-def test_decoding_without_opencv_refuses_the_same(without_cv2):
+def test_decoding_without_opencv_refuses_the_same():
     for data in (b"", b"GIF89a", b"\xff\xd8\xff garbage"):
         with pytest.raises(InputError, match="ISIC_7"):
-            images.decode(data, "ISIC_7")
+            decode(data, "ISIC_7", opencv=False)

@@ -8,9 +8,9 @@ import pytest
 
 from experiments import scale
 from jaxlesion.core.config import FoldsConfig
-from jaxlesion.data.demo import TRAIN_COLUMNS
 from jaxlesion.data.folds import assign
 from jaxlesion.data.lesions import read_lesions
+from jaxlesion.data.schema import TRAIN_COLUMNS
 from jaxlesion.data.sources import open_images
 
 

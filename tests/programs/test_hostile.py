@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from jaxlesion import duplicates, evaluate, knn, predict, train
 from jaxlesion.core.config import FoldsConfig
 from jaxlesion.core.errors import InputError
+from jaxlesion.data.decode import check
 from jaxlesion.data.folds import assign
-from jaxlesion.data.ids import valid_id
-from jaxlesion.data.lesions import read_lesions, read_table
+from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.predictions import COLUMNS, read_predictions
-from jaxlesion.data.sources import check
+from jaxlesion.data.schema import valid_id
+from jaxlesion.data.tables import read_table
 
 MUTANTS = Path(__file__).parents[1] / "mutants.py"
 MANY = 100 * int(os.environ.get("CHAOS", "20"))

@@ -11,9 +11,10 @@ import pytest
 import jaxlesion
 from jaxlesion import evaluate, predict, train
 from jaxlesion.core.errors import InputError
+from jaxlesion.data.decode import decode, resize
 from jaxlesion.data.demo import write_demo
 from jaxlesion.data.predictions import COLUMNS
-from jaxlesion.data.sources import decode, open_images, resize
+from jaxlesion.data.sources import open_images
 from jaxlesion.evaluate import EvaluateConfig
 from jaxlesion.evaluation.calibration import calibrate, fit_temperature, logit
 from jaxlesion.predict import PredictConfig
