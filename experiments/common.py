@@ -23,11 +23,14 @@ from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.evaluation.bootstrap import DRAWS
 from jaxlesion.evaluation.summary import How, Parts, figures_by_part
 from jaxlesion.model.weights import find_weights
+from jaxlesion.runs.selection import choose_folds
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import use_cores
-from jaxlesion.train import choose_folds, open_run, train
-from jaxlesion.ui.console import progress, run_program, say
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.train import open_run, train
+from jaxlesion.ui.console import progress, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
 
 SHRUNK_EPOCHS = {1: 1, 5: 2, 20: 2, 50: 3, 100: 4}
@@ -160,7 +163,7 @@ class Context:
 
     def folds(self, run: Run) -> list[int]:
         """The folds of a run that were asked for."""
-        return choose_folds(self.config, sorted(run.folds_table()["fold"].unique().tolist()))
+        return choose_folds(self.config.fold, sorted(run.folds_table()["fold"].unique().tolist()))
 
     def figures(self, tables: dict[str, Any]) -> Parts:
         """Figures with intervals of Predictions tables with folds."""
@@ -209,6 +212,7 @@ def perform(experiments: Sequence[Experiment], options: Options) -> Path:
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
     """The command of one experiment."""
+    prepare_process()
     run_program(lambda: perform([experiment], parse(argv, experiment.name, experiment.title)[0]))
 
 

@@ -12,7 +12,9 @@ from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.duplicates import count, duplicates, pixel_digests
 from jaxlesion.data.lesions import KEYS
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.console import Meter, run_program, say
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.console import Meter, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
 LISTED = 10  # groups that are printed
@@ -64,6 +66,7 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `python -m jaxlesion.duplicates`."""
+    prepare_process()
     run_program(lambda: find_duplicates(parse(DuplicatesConfig, arguments(argv), "duplicates")))
 
 

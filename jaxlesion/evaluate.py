@@ -18,6 +18,7 @@ from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
 from jaxlesion.evaluation.subgroups import DIAGNOSES, VARIABLES, as_text, by_subgroup
 from jaxlesion.evaluation.summary import (
     CHOSEN,
+    PRIOR_NOTE,
     Compared,
     How,
     Parts,
@@ -29,13 +30,14 @@ from jaxlesion.evaluation.summary import (
 )
 from jaxlesion.inference.predictor import data_config, predict_ensemble, predict_out_of_fold
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.console import print_comparison, print_figures, progress, run_program, say
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.console import print_comparison, print_figures, progress, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
 COLUMNS = (*KEYS, *VARIABLES, *DIAGNOSES)  # of the metadata: what figures and subgroups need
 BEST_NOTE = "checkpoint best: its epoch was chosen on rows of this very fold, so these figures are too good"
 P_NOTE = "p: two-sided, twice the smaller share of draws that do not lie on one side of 0"
-PRIOR_NOTE = "probabilities carry the prior of the sampled training rows, uncorrected"
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,7 @@ def _agreement(run: Run, table: pd.DataFrame) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `python -m jaxlesion.evaluate`."""
+    prepare_process()
     run_program(lambda: evaluate(parse(EvaluateConfig, arguments(argv), "evaluate")))
 
 

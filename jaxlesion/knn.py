@@ -29,11 +29,13 @@ from jaxlesion.learning.loop import predict_batches
 from jaxlesion.learning.step import make_feature_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.model.weights import find_weights, initial_variables
+from jaxlesion.runs.selection import choose_folds
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import data_mesh, replicated, use_cores
-from jaxlesion.train import choose_folds
-from jaxlesion.ui.console import Meter, console, progress, run_program, say
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.console import Meter, console, progress, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
 PIXELS = 32  # side of what `pixels` compares: 3,072 numbers
@@ -150,7 +152,7 @@ def knn_predictions(config: KnnConfig) -> dict[int, pd.DataFrame]:
     features = _features(config, training, run, dataset, lesions)
     target, of_fold = lesions["target"].to_numpy(), lesions["fold"].to_numpy()
     tables: dict[int, list[pd.DataFrame]] = {k: [] for k in sorted(set(config.k))}
-    for fold in choose_folds(training, sorted(set(of_fold.tolist()))):
+    for fold in choose_folds(training.fold, sorted(set(of_fold.tolist()))):
         inside, values = of_fold == fold, features(fold)
         with Meter(f"fold {fold}: searching {(~inside).sum():,} rows", int(inside.sum())) as meter:
             _, row = nearest(values[~inside], values[inside], max(tables), lambda n, meter=meter: meter.tick(steps=n))
@@ -241,6 +243,7 @@ def _embedding(training: TrainConfig, run: Run | None, dataset: Dataset, lesions
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `python -m jaxlesion.knn`."""
+    prepare_process()
     run_program(lambda: knn(parse(KnnConfig, arguments(argv), "knn")))
 
 

@@ -20,7 +20,9 @@ from jaxlesion.data.sources import FileImages
 from jaxlesion.inference.predictor import Ensemble, data_config, decode_ahead
 from jaxlesion.inference.shards import ROWS, Part, Shards
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.console import Meter, run_program, say
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.console import Meter, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
 
@@ -142,6 +144,7 @@ def _predict_table(config: PredictConfig, run: Run, part: Part) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `python -m jaxlesion.predict`."""
+    prepare_process()
     run_program(lambda: predict(parse(PredictConfig, arguments(argv), "predict")))
 
 

@@ -31,7 +31,9 @@ from jaxlesion.reporting.pictures import (
     draw_subgroups,
 )
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.console import FIGURES, progress, run_program, say
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.console import FIGURES, progress, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
 HEADLINE = {  # columns of the tables of folds
@@ -212,6 +214,7 @@ def render(name: str, context: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `python -m jaxlesion.report`."""
+    prepare_process()
     run_program(lambda: report(parse(ReportConfig, arguments(argv), "report")))
 
 

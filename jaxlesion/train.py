@@ -20,14 +20,15 @@ from jaxlesion.data.folds import assign, subset, training_rows
 from jaxlesion.data.lesions import KEYS
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.data.sources import check
-from jaxlesion.evaluate import PRIOR_NOTE
-from jaxlesion.evaluation.summary import How, drawn_by, figures_of_run
+from jaxlesion.evaluation.summary import PRIOR_NOTE, How, drawn_by, figures_of_run
 from jaxlesion.learning.trainer import FoldTraining
 from jaxlesion.model.registry import build_model
 from jaxlesion.model.weights import find_weights, read_variables
+from jaxlesion.runs.selection import choose_folds
 from jaxlesion.runs.store import FoldDir, Run, difference, make_manifest
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import use_cores
+from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.runtime.processes import (
     end_together,
     first_alone,
@@ -38,7 +39,8 @@ from jaxlesion.runtime.processes import (
     process_index,
 )
 from jaxlesion.runtime.signals import StopSignal
-from jaxlesion.ui.console import console, print_figures, run_program, say
+from jaxlesion.ui.console import console, print_figures, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
 
 DEMO_NOTE = "The figures of drawn lesions mean nothing clinically."
@@ -185,23 +187,11 @@ def check_trainable(config: TrainConfig, lesions: pd.DataFrame, weights: Path | 
         InputError: a fold that does not exist or does not fill a batch, or weights that do not fit.
     """
     existing = sorted(lesions["fold"].unique().tolist())
-    for fold in choose_folds(config, existing):
+    for fold in choose_folds(config.fold, existing):
         rows = training_rows(lesions, fold, config.sampling, config.data.seed)
         steps_per_epoch(rows, config.data.batch_size)
     if weights is not None:
         read_variables(build_model(config.model), weights)
-
-
-def choose_folds(config: TrainConfig, existing: list[int]) -> list[int]:
-    """The folds that `--fold` means, ascending.
-
-    Raises:
-        InputError: one that does not exist.
-    """
-    wanted = existing if config.fold == "all" else sorted(set(config.fold))
-    if absent := [k for k in wanted if k not in existing]:
-        raise InputError(f"--fold {absent[0]}: the folds are {', '.join(map(str, existing))}")
-    return wanted
 
 
 def wanted_folds(run: Run, config: TrainConfig) -> list[int]:
@@ -210,7 +200,7 @@ def wanted_folds(run: Run, config: TrainConfig) -> list[int]:
     Raises:
         InputError: a fold that does not exist, or is already there and not to be resumed.
     """
-    wanted = choose_folds(config, sorted(run.folds_table()["fold"].unique().tolist()))
+    wanted = choose_folds(config.fold, sorted(run.folds_table()["fold"].unique().tolist()))
     if config.resume:
         return [k for k in wanted if not run.fold(k).finished]
     for k in wanted:
@@ -223,6 +213,7 @@ def wanted_folds(run: Run, config: TrainConfig) -> list[int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `python -m jaxlesion.train`."""
+    prepare_process()
     with end_together():
         run_program(lambda: train(parse_train(arguments(argv))))
 

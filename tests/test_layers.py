@@ -100,9 +100,6 @@ TO_MEND: dict[str, set[str]] = {
         *("data.batches", "data.folds", "data.predictions", "evaluation.metrics", "inference.predictor"),
         *("runs.store", "ui.console"),
     },
-    "ui.console": {"runtime.memory"},
-    "knn": {"train"},
-    "train": {"evaluate"},
     "data": {"cycle"},
     "": {"cycle"},
 }

@@ -19,6 +19,8 @@ from jaxlesion.evaluation.thresholds import Choose, at_sensitivity, best_f1, on_
 
 CHOSEN = "chosen_"  # begins the figures at the threshold that was chosen on the other folds
 
+PRIOR_NOTE = "probabilities carry the prior of the sampled training rows, uncorrected"
+
 
 class Figure(NamedTuple):
     """A figure and its 95 % interval; None for counts, for what the draws cannot tell, and without a bootstrap."""

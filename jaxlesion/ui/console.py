@@ -1,68 +1,19 @@
-"""What a person sees: progress, tables, and one line for an error. Only programs print."""
+"""Progress and tables on a terminal."""
 
-import errno
-import gc
-import logging
-import signal
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxlesion.core.errors import InputError
 from jaxlesion.evaluation.metrics import CLASSES
 from jaxlesion.evaluation.summary import CHOSEN, Compared, Figure
-from jaxlesion.runtime.memory import keep_memory
 
 console = Console(highlight=False, soft_wrap=True)
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 LOG_SECONDS = 60  # between two lines of progress where there is no terminal
-
-
-def run_program(program: Callable[[], Any]) -> None:
-    """Call `program`; an InputError, or that nothing can be written, becomes one line on stderr and exit code 2.
-
-    Ctrl-C becomes one line too, and exit code 130; a warning becomes one line, and the program goes on.
-    """
-    for name in ("absl", "asyncio"):  # Orbax reports every save there, and what it raises too a dozen times
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = _unraisable
-    warnings.showwarning = _show_warning
-    keep_memory()
-    gc.freeze()  # what imports made is not garbage: looking for it takes a sixth of the time that tracing takes
-    gc.set_threshold(100_000, 50, 50)  # nor is what tracing makes
-    try:
-        program()
-    except InputError as e:
-        reason = str(e)
-    except KeyboardInterrupt:
-        print("SIGINT: stopped", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
-    except OSError as e:
-        if e.errno not in UNWRITABLE:
-            raise
-        reason = f"{e.filename or 'a file'} cannot be written ({e.strerror}): make room, or write elsewhere"
-    else:
-        return
-    print(f"error: {reason}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    if "async_serialize" not in str(message):  # what Orbax leaves of a save that failed, which has been raised already
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def _unraisable(what: "sys.UnraisableHookArgs") -> None:
-    """TensorStore's own threads say here, dozens of times, that a save failed which has been raised once already."""
-    if str(what.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(what)
 
 
 def say(text: str) -> None:
