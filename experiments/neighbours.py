@@ -11,7 +11,7 @@ from experiments.paper import TABLE8
 from jaxlesion.core.files import write_atomic
 from jaxlesion.data.lesions import feature_columns
 from jaxlesion.data.predictions import read_predictions, write_predictions
-from jaxlesion.evaluation.summary import Parts
+from jaxlesion.evaluation.summary import Summary
 from jaxlesion.knn import KnnConfig, knn_predictions
 from jaxlesion.ui.console import say
 
@@ -69,6 +69,6 @@ def _config(context: Context, features: str) -> KnnConfig:
     )
 
 
-def by_features(parts: dict[str, Parts]) -> Parts:
+def by_features(parts: dict[str, Summary]) -> Summary:
     """The parts of each kind of features in one tree, such as `pixels, pooled`."""
     return {f"{features}, {part}": rows for features, tree in parts.items() for part, rows in tree.items()}

@@ -1,6 +1,6 @@
 """python -m jaxlesion.evaluate: figures from the checkpoints of a run, or from a table of predictions."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,35 +14,33 @@ from jaxlesion.data.batches import open_batches
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import KEYS, read_lesions
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
-from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
+from jaxlesion.evaluation.bootstrap import RESAMPLES
+from jaxlesion.evaluation.compare import P_NOTE, Comparison, compare
 from jaxlesion.evaluation.subgroups import DIAGNOSES, VARIABLES, as_text, by_subgroup
 from jaxlesion.evaluation.summary import (
-    CHOSEN,
     PRIOR_NOTE,
-    Compared,
-    How,
-    Parts,
+    EvalOptions,
+    Summary,
     as_json,
-    compare,
-    drawn_by,
-    figures_by_part,
+    notes_on,
+    resampled_by,
     rows_of_run,
+    summarise,
 )
 from jaxlesion.inference.predictor import data_config, predict_ensemble, predict_out_of_fold
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import print_comparison, print_figures, progress, say
+from jaxlesion.ui.console import print_comparison, print_summary, progress, say
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
 COLUMNS = (*KEYS, *VARIABLES, *DIAGNOSES)  # of the metadata: what figures and subgroups need
 BEST_NOTE = "checkpoint best: its epoch was chosen on rows of this very fold, so these figures are too good"
-P_NOTE = "p: two-sided, twice the smaller share of draws that do not lie on one side of 0"
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Figures of a run, predicted anew from its checkpoints, or of a table of predictions."""
+    """Metrics of a run, predicted anew from its checkpoints, or of a table of predictions."""
 
     run: Path | None = None
     """Folder of a run: every finished fold predicts again what it held out."""
@@ -62,7 +60,7 @@ class EvaluateConfig:
     """Predictions of at least this are malignant."""
     sensitivity: float | None = None
     """Choose the second threshold, on the other folds, to reach this sensitivity there [default: the highest F1]."""
-    bootstrap: int = DRAWS
+    bootstrap: int = RESAMPLES
     """Draws for the intervals: of patients, or of rows where no patient has two. 0 for no intervals."""
     subgroups: bool = False
     """Also by sex, age, site, hospital, kind of tile and size, and sensitivity by diagnosis, where these are known."""
@@ -72,36 +70,36 @@ class EvaluateConfig:
     """Write the figures there, as JSON."""
 
 
-def evaluate(config: EvaluateConfig) -> Parts | dict[str, Compared]:
+def evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
     """Print the figures and return them; write them and the predictions where asked to.
 
     The JSON holds `notes`, a list of text; `bootstrap` with `draws`, `by` (patient or row, what was drawn) and `level`,
     or null without intervals; and `figures`: by part (`fold k`, `pooled`, `mean of folds`, or the name of the file or
     `external` where rows have no fold), by rows (`normalised`, `whole fold` or `all rows`), by name (those of
-    `metrics.summary`, and after `chosen_` those at the threshold chosen on the other folds), then `value`, `low` and
+    `registry.summary`, and after `chosen_` those at the threshold chosen on the other folds), then `value`, `low` and
     `high`. What is undefined or has no interval is null. With --compare, `figures` is by name alone, then `a`, `b`,
     `difference`, `low`, `high` and `p`.
 
     Raises:
         InputError: not one of a run, a table and two tables; an option out of range; or whatever is wrong with them.
     """
-    how = How(threshold=config.threshold, sensitivity=config.sensitivity, draws=config.bootstrap)
+    how = EvalOptions(threshold=config.threshold, sensitivity=config.sensitivity, resamples=config.bootstrap)
     _check(config)
     if config.compare is not None:
         return _compare(config, how)
     source = _of_table(config) if config.run is None else _of_run(config, Run.open(config.run))
     with progress("bootstrap") as tick:
-        parts = figures_by_part(source.rows, source.name, replace(how, tick=tick))
-    notes = [*_notes(how, source.table, parts.get("pooled", {}).get(next(iter(source.rows)), ())), *source.notes]
-    _print(parts)
+        parts = summarise(source.rows, source.name, replace(how, tick=tick))
+    notes = [*notes_on(how, source.table, parts.get("pooled", {}).get(next(iter(source.rows)), ())), *source.notes]
+    print_summary(parts)
     for note in notes:
         say(note)
     if config.subgroups:
-        say(as_text(by_subgroup(source.table, source.lesions, config.threshold, draws=config.bootstrap)))
+        say(as_text(by_subgroup(source.table, source.lesions, config.threshold, resamples=config.bootstrap)))
     if config.out is not None:
         write_predictions(config.out, source.table)
     if config.json is not None:
-        write_atomic(config.json, as_json(parts, notes, config.bootstrap, drawn_by(source.table)))
+        write_atomic(config.json, as_json(parts, notes, config.bootstrap, resampled_by(source.table)))
     return parts
 
 
@@ -122,43 +120,18 @@ def _check(config: EvaluateConfig) -> None:
             raise InputError(f"{option} {path}: there is no such folder; make it, or give another path")
 
 
-def _notes(how: How, table: pd.DataFrame, names: Collection[str]) -> list[str]:
-    """How the figures of these names were thresholded and their intervals made."""
-    notes = [f"thresholded at {how.threshold:g}"]
-    aim = "of the highest F1" if how.sensitivity is None else f"with a sensitivity of {how.sensitivity:g}"
-    notes.append(
-        f"chosen threshold: that {aim} on the other folds, so never chosen on the rows it is reported on"
-        if any(name.startswith(CHOSEN) for name in names)
-        else "no threshold can be chosen: that takes out-of-fold predictions of two folds, both with malignant lesions"
-    )
-    if how.draws:
-        by = "patients" if drawn_by(table) == "patient" else "rows, since no patient is known to have two of them"
-        notes.append(f"[{LEVEL:.0%} interval] by {how.draws:,} draws of {by}")
-    return notes
-
-
-def _print(parts: Parts) -> None:
-    """A table for each fold; then one for each set of rows, pooled and mean of folds beside one another."""
-    both = ("pooled", "mean of folds")
-    for part, by_rows in parts.items():
-        if part not in both:
-            print_figures(part, by_rows)
-    for rows in parts.get("pooled", ()):
-        print_figures(rows, {part: parts[part][rows] for part in both if part in parts})
-
-
-def _compare(config: EvaluateConfig, how: How) -> dict[str, Compared]:
+def _compare(config: EvaluateConfig, how: EvalOptions) -> dict[str, Comparison]:
     names = [str(path) for path in config.compare]
     a, b = (_labelled(config, path) for path in config.compare)
     with progress("bootstrap") as tick:
         figures = compare(a, b, names, replace(how, tick=tick))
-    by = a if drawn_by(a) == "patient" else b
-    notes = [*_notes(how, by, figures), P_NOTE]
+    by = a if resampled_by(a) == "patient" else b
+    notes = [*notes_on(how, by, figures), P_NOTE]
     print_comparison(f"a: {names[0]}\nb: {names[1]}\n{len(a):,} rows", ("a", "b"), figures)
     for note in notes:
         say(note)
     if config.json is not None:
-        write_atomic(config.json, as_json(figures, notes, config.bootstrap, drawn_by(by)))
+        write_atomic(config.json, as_json(figures, notes, config.bootstrap, resampled_by(by)))
     return figures
 
 
@@ -193,16 +166,16 @@ def _of_table(config: EvaluateConfig) -> _Source:
 def _of_run(config: EvaluateConfig, run: Run) -> _Source:
     dataset = open_dataset(config.data_dir or run.config.data_dir, columns=COLUMNS)
     digests = fingerprint(dataset)
-    how = data_config(run, config.batch_size)
+    loader = data_config(run, config.batch_size)
     notes = [PRIOR_NOTE] + ([BEST_NOTE] if config.checkpoint == "best" else [])
     if config.data_dir is not None and is_external(run, dataset):
-        batches = open_batches(how, dataset.lesions, dataset, digests["images"])
+        batches = open_batches(loader, dataset.lesions, dataset, digests["images"])
         table = predict_ensemble(run, dataset.lesions, batches, config.checkpoint)
         notes.append(f"external set, no lesion of it was trained on: {table['model'].iloc[0]}")
         return _Source(table, dataset.lesions, {"all rows": table}, "external", notes)
     run.check_data(digests)
     lesions = run.lesions(dataset)
-    batches = open_batches(how, lesions, dataset, digests["images"])
+    batches = open_batches(loader, lesions, dataset, digests["images"])
     table = predict_out_of_fold(run, lesions, batches, config.checkpoint)
     if config.checkpoint == "last":
         notes.append(_agreement(run, table))

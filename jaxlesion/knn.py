@@ -10,7 +10,6 @@ from typing import Literal
 import jax
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
 from jaxlesion.core import config as configuration
 from jaxlesion.core.config import DataConfig, FoldsConfig, ModelConfig, TrainConfig, flag, lookup
@@ -21,8 +20,8 @@ from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.folds import assign, subset
 from jaxlesion.data.metadata import metadata_features
 from jaxlesion.data.predictions import concatenate, predictions_table, write_predictions
-from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
-from jaxlesion.evaluation.summary import Figure, Figures, How, Parts, drawn_by, figures_by_part
+from jaxlesion.evaluation.bootstrap import LEVEL, RESAMPLES
+from jaxlesion.evaluation.summary import EvalOptions, Summary, resampled_by, summarise
 from jaxlesion.inference.neighbours import nearest
 from jaxlesion.inference.predictor import predict_rows, restore_variables
 from jaxlesion.learning.loop import predict_batches
@@ -34,21 +33,12 @@ from jaxlesion.runs.store import Run
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import data_mesh, replicated, use_cores
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import Meter, console, progress, say
+from jaxlesion.ui.console import Meter, print_neighbours, progress, say
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
 PIXELS = 32  # side of what `pixels` compares: 3,072 numbers
 OF_THE_RUN = ("folds", "model", "weights", "data.image_size", "data.max_records", "data.seed")
-SHOWN = (
-    ("called malignant", "predicted_positives"),
-    ("malignant precision", "malignant_precision"),
-    ("malignant recall", "malignant_recall"),
-    ("malignant F1", "malignant_f1"),
-    ("ROC AUC", "roc_auc"),
-    ("pAUC above 80 % TPR", "pauc"),
-    ("PR AUC", "pr_auc"),
-)
 
 FoldFeatures = Callable[[int], np.ndarray]  # of all rows [n, d], for the fold that is held out
 
@@ -71,7 +61,7 @@ class KnnConfig:
     """For embedding: imagenet, a .safetensors file in timm's names, or none for random weights."""
     threshold: float = 0.5
     """Shares of at least this are malignant: at 0.5 also a tie, such as 5 of 10."""
-    bootstrap: int = DRAWS
+    bootstrap: int = RESAMPLES
     """Draws for the intervals: of patients, or of rows where no patient has two. 0 for no intervals."""
     out: Path | None = None
     """Write the predictions into this folder, one CSV for each k."""
@@ -82,7 +72,7 @@ class KnnConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
 
 
-def knn(config: KnnConfig) -> Parts:
+def knn(config: KnnConfig) -> Summary:
     """Print the figures of each fold, and of all together, for every k; write them and the predictions where asked to.
 
     The JSON is that of `evaluate`, with `k = 5` and the like as sets of rows.
@@ -98,12 +88,12 @@ def knn(config: KnnConfig) -> Parts:
         raise InputError(f"{config.json}: there is no such folder; make it, or give another --json")
     tables = knn_predictions(config)
     with progress("bootstrap") as tick:
-        how = How(threshold=config.threshold, draws=config.bootstrap, tick=tick)
-        parts = figures_by_part({f"k = {k}": table for k, table in tables.items()}, "", how)
+        options = EvalOptions(threshold=config.threshold, resamples=config.bootstrap, tick=tick)
+        parts = summarise({f"k = {k}": table for k, table in tables.items()}, "", options)
     for name, by_k in parts.items():
-        _print(f"{config.features}, {name}", by_k)
+        print_neighbours(f"{config.features}, {name}", by_k)
     notes = [f"malignant where the share of malignant neighbours is at least {config.threshold:g}"]
-    by = drawn_by(next(iter(tables.values())))
+    by = resampled_by(next(iter(tables.values())))
     if config.bootstrap:
         notes.append(f"below a figure its {LEVEL:.0%} interval, by {config.bootstrap:,} draws of {by}s")
     for note in notes:
@@ -119,25 +109,6 @@ def knn(config: KnnConfig) -> Parts:
         content = {"notes": notes, "bootstrap": bootstrap, "figures": without_nan(figures)}
         write_atomic(config.json, json.dumps(content, indent=2) + "\n")
     return parts
-
-
-def _print(title: str, by_k: dict[str, Figures]) -> None:
-    first = next(iter(by_k.values()))
-    if "n" in first:  # not of a mean
-        title += f": {first['n'].value:,} rows, {first['positives'].value:,} malignant"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in ("", *by_k):
-        table.add_column(column, justify="right" if column else "left")
-    for label, key in SHOWN:
-        if key in first:
-            table.add_row(label, *(_cell(figures[key]) for figures in by_k.values()))
-    console.print(table)
-
-
-def _cell(figure: Figure) -> str:
-    """A figure above its interval: so four columns fit into 80 characters."""
-    value = f"{figure.value:,}" if isinstance(figure.value, int) else f"{figure.value:.4f}"
-    return value if figure.low is None else f"{value}\n{figure.low:.3f}-{figure.high:.3f}"
 
 
 def knn_predictions(config: KnnConfig) -> dict[int, pd.DataFrame]:

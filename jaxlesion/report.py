@@ -15,9 +15,10 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.data.folds import training_rows
 from jaxlesion.data.predictions import read_predictions
-from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL
+from jaxlesion.evaluation.bootstrap import LEVEL, RESAMPLES
+from jaxlesion.evaluation.registry import CHOSEN, Table, headlines, printed
 from jaxlesion.evaluation.subgroups import MIN_POSITIVES
-from jaxlesion.evaluation.summary import CHOSEN, How, drawn_by, figures_of_run
+from jaxlesion.evaluation.summary import EvalOptions, resampled_by, summarise_run
 from jaxlesion.evaluation.thresholds import on_other_folds
 from jaxlesion.inference.predictor import finished_folds
 from jaxlesion.reporting.pictures import (
@@ -32,21 +33,10 @@ from jaxlesion.reporting.pictures import (
 )
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import FIGURES, progress, say
+from jaxlesion.ui.console import progress, say
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
-HEADLINE = {  # columns of the tables of folds
-    "n": "rows",
-    "positives": "malignant",
-    "roc_auc": "ROC AUC",
-    "pauc": "pAUC",
-    "pr_auc": "PR AUC",
-    "sensitivity_at_90_specificity": "sens. at 90 % spec.",
-    "malignant_f1": "F1 at 0.5",
-    f"{CHOSEN}malignant_f1": "F1 at the chosen threshold",
-    f"{CHOSEN}threshold": "chosen threshold",
-}
 SECTIONS = {  # by their ids
     "data": "Data and run",
     "folds": "Figures by fold",
@@ -72,7 +62,7 @@ class ReportConfig:
     """What the report calls the data [default: the name of its folder]."""
     out: Path | None = None
     """Folder that is written to [default: report in the folder of the run]."""
-    bootstrap: int = DRAWS
+    bootstrap: int = RESAMPLES
     """Draws for the intervals: of patients, or of rows where no patient has two. 0 for no intervals."""
 
 
@@ -109,7 +99,7 @@ def read(config: ReportConfig) -> Source:
     table = held_out(run, lesions)
     columns = (table[name].to_numpy(np.float64) for name in ("target", "prediction", "fold"))
     with progress("bootstrap") as tick:
-        parts = figures_of_run(run.config, lesions, table, How(draws=config.bootstrap, tick=tick))
+        parts = summarise_run(run.config, lesions, table, EvalOptions(resamples=config.bootstrap, tick=tick))
     return Source(run, dataset, lesions, table, parts, on_other_folds(*columns))
 
 
@@ -151,11 +141,11 @@ def content(source: Source, config: ReportConfig) -> dict[str, Any]:
         "all_folds": sorted(int(k) for k in lesions["fold"].unique()),
         "overall": source.overall,
         "parts": source.parts,
-        "headline": {n: label for n, label in HEADLINE.items() if source.has_chosen or not n.startswith(CHOSEN)},
-        "figures": FIGURES,
+        "headline": {n: label for n, label in headlines().items() if source.has_chosen or not n.startswith(CHOSEN)},
+        "figures": printed(Table.CONSOLE),
         "cell": cell,
         "has_chosen": source.has_chosen,
-        "bootstrap": {"draws": config.bootstrap, "by": drawn_by(source.table), "level": LEVEL},
+        "bootstrap": {"draws": config.bootstrap, "by": resampled_by(source.table), "level": LEVEL},
         "calibration": calibration,
         "groups": groups,
         "min_positives": MIN_POSITIVES,
@@ -173,7 +163,7 @@ def data_facts(source: Source, name: str) -> dict[str, Any]:
         "rows": len(lesions),
         "malignant": int(lesions["target"].sum()),
         "patients": lesions["patient_id"].nunique(),
-        "patients_known": drawn_by(lesions) == "patient",
+        "patients_known": resampled_by(lesions) == "patient",
         "held_out": len(source.table),
         "held_out_malignant": int(source.table["target"].sum()),
         "trained": {k: len(rows) for k, rows in zip(source.folds, trained, strict=True)},

@@ -20,7 +20,7 @@ from jaxlesion.data.folds import assign, subset, training_rows
 from jaxlesion.data.lesions import KEYS
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.data.sources import check
-from jaxlesion.evaluation.summary import PRIOR_NOTE, How, drawn_by, figures_of_run
+from jaxlesion.evaluation.summary import PRIOR_NOTE, EvalOptions, resampled_by, summarise_run
 from jaxlesion.learning.trainer import FoldTraining
 from jaxlesion.model.registry import build_model
 from jaxlesion.model.weights import find_weights, read_variables
@@ -39,7 +39,7 @@ from jaxlesion.runtime.processes import (
     process_index,
 )
 from jaxlesion.runtime.signals import StopSignal
-from jaxlesion.ui.console import console, print_figures, say
+from jaxlesion.ui.console import console, print_estimates, say
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
 
@@ -110,9 +110,9 @@ def _held(fold_dir: FoldDir) -> Iterator[None]:
 
 def report(run: Run, lesions: pd.DataFrame, table: pd.DataFrame) -> None:
     """Print the figures of a fold that has been finished."""
-    for name, columns in figures_of_run(run.config, lesions, table).items():
-        by = f"[95% interval] by {How().draws:,} draws of {drawn_by(table)}s"
-        print_figures(name, columns, ["thresholded at 0.5", by, PRIOR_NOTE])
+    for name, columns in summarise_run(run.config, lesions, table).items():
+        by = f"[95% interval] by {EvalOptions().resamples:,} draws of {resampled_by(table)}s"
+        print_estimates(name, columns, ["thresholded at 0.5", by, PRIOR_NOTE])
 
 
 def agreed(config: TrainConfig) -> TrainConfig:

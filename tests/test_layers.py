@@ -97,7 +97,7 @@ def outside(names: set[str]) -> set[str]:
 TO_MEND: dict[str, set[str]] = {
     "inference.predictor": {"ui.console"},
     "learning.trainer": {
-        *("data.batches", "data.folds", "data.predictions", "evaluation.metrics", "inference.predictor"),
+        *("data.batches", "data.folds", "data.predictions", "evaluation.registry", "inference.predictor"),
         *("runs.store", "ui.console"),
     },
     "data": {"cycle"},

@@ -15,7 +15,7 @@ from jaxlesion.data.batch import Batch
 from jaxlesion.data.batches import Batches, steps_per_epoch
 from jaxlesion.data.folds import training_rows, validation_rows
 from jaxlesion.data.predictions import predictions_table
-from jaxlesion.evaluation.metrics import summary
+from jaxlesion.evaluation.registry import summary
 from jaxlesion.inference.predictor import decode_ahead, predict_rows
 from jaxlesion.learning.checkpoint import Checkpoints
 from jaxlesion.learning.loop import NotFinite, predict_batches, train_batches

@@ -16,8 +16,9 @@ from jaxlesion.data.batches import Batches, open_batches
 from jaxlesion.data.dataset import Dataset
 from jaxlesion.evaluation.calibration import reliability
 from jaxlesion.evaluation.metrics import brier_score, expected_calibration_error, log_loss
+from jaxlesion.evaluation.registry import CHOSEN
 from jaxlesion.evaluation.subgroups import MIN_POSITIVES, by_subgroup
-from jaxlesion.evaluation.summary import CHOSEN, Figure, Parts, folds_of
+from jaxlesion.evaluation.summary import Estimate, Summary, folds_of
 from jaxlesion.inference.predictor import data_config, predict_rows, restore_variables
 from jaxlesion.learning.augment import augment
 from jaxlesion.learning.step import make_grad_cam_step
@@ -62,7 +63,7 @@ class Source:
     dataset: Dataset
     lesions: pd.DataFrame  # of the run, with folds
     table: pd.DataFrame  # out-of-fold predictions, of the finished folds' rows
-    parts: Parts
+    parts: Summary
     chosen: np.ndarray  # [n] the threshold of each row of the table, chosen on the other folds; nan where it cannot be
 
     @property
@@ -130,7 +131,7 @@ def draw_reliability(source: Source, pictures: Pictures) -> tuple[np.ndarray | N
 
 def draw_subgroups(source: Source, pictures: Pictures, draws: int) -> list[dict[str, Any]]:
     """The forest plot; the subgroups as rows of a table."""
-    found = by_subgroup(source.table, source.lesions, source.threshold, draws=draws)
+    found = by_subgroup(source.table, source.lesions, source.threshold, resamples=draws)
     if found.empty:
         pictures.missing["subgroups"] = "The metadata has none of the columns that subgroups are made by."
     elif (given := found[found["sensitivity"].notna()]).empty:
@@ -140,7 +141,7 @@ def draw_subgroups(source: Source, pictures: Pictures, draws: int) -> list[dict[
     return [
         row
         | {
-            name: "" if np.isnan(row[name]) else cell(Figure(row[name], *(_known(row[name + end]) for end in LIMITS)))
+            name: "" if np.isnan(row[name]) else cell(Estimate(row[name], *(_known(row[name + end]) for end in LIMITS)))
             for name in ("roc_auc", "sensitivity")
         }
         for row in found.to_dict("records")
@@ -212,7 +213,7 @@ def batches_of(source: Source) -> Batches:
     return open_batches(config, source.lesions, source.dataset, digest, new=False)
 
 
-def cell(figure: Figure | None) -> str:
+def cell(figure: Estimate | None) -> str:
     """A figure and its interval as text."""
     if figure is None:
         return ""
