@@ -14,9 +14,9 @@ from jaxlesion.core.config import RECIPES
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.batches import Batches, open_batches
 from jaxlesion.data.dataset import Dataset
-from jaxlesion.evaluation.calibration import reliability
 from jaxlesion.evaluation.metrics import brier_score, expected_calibration_error, log_loss
 from jaxlesion.evaluation.registry import CHOSEN
+from jaxlesion.evaluation.reliability import reliability
 from jaxlesion.evaluation.subgroups import MIN_POSITIVES, by_subgroup
 from jaxlesion.evaluation.summary import Estimate, Summary, folds_of
 from jaxlesion.inference.predictor import data_config, predict_rows, restore_variables

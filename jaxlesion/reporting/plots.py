@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxlesion.evaluation.calibration import Reliability
 from jaxlesion.evaluation.metrics import CLASSES, MIN_TPR, precision_recall_curve, roc_curve
+from jaxlesion.evaluation.reliability import Reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
