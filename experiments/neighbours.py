@@ -12,8 +12,8 @@ from jaxlesion.core.files import write_atomic
 from jaxlesion.data.lesions import feature_columns
 from jaxlesion.data.predictions import read_predictions, write_predictions
 from jaxlesion.evaluation.summary import Summary
-from jaxlesion.knn import KnnConfig, knn_predictions
-from jaxlesion.ui.console import say
+from jaxlesion.inference.knn import KnnOptions, knn_predictions
+from jaxlesion.ui.console import say, task
 
 _NOTE = (
     "Index: all rows of the other folds; queries: all rows of a fold; score: the share of malignant ones among the k "
@@ -47,7 +47,7 @@ def searched(context: Context, features: str) -> dict[str, pd.DataFrame]:
         say(f"{features}: searched before")
     else:
         made.unlink(missing_ok=True)
-        tables = knn_predictions(_config(context, features))
+        tables = knn_predictions(_options(context, features), task, say)
         folder.mkdir(exist_ok=True)
         for k, path in paths.items():
             write_predictions(path, tables[k])
@@ -55,9 +55,9 @@ def searched(context: Context, features: str) -> dict[str, pd.DataFrame]:
     return {f"k = {k}": read_predictions(path) for k, path in paths.items()}
 
 
-def _config(context: Context, features: str) -> KnnConfig:
+def _options(context: Context, features: str) -> KnnOptions:
     training = context.config
-    return KnnConfig(
+    return KnnOptions(
         features=features,
         k=tuple(TABLE8),
         fold=training.fold,

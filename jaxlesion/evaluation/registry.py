@@ -29,6 +29,9 @@ class Table(Flag):
     CHOSEN = auto()
     """There too, at the chosen threshold."""
     KNN = auto()
+    """In the table of nearest neighbours."""
+    CALIBRATION = auto()
+    """In the report's table of predictions before and after calibration."""
 
 
 ALL = Table.CONSOLE | Table.CHOSEN | Table.KNN
@@ -89,9 +92,14 @@ OF_PREDICTIONS = (
         )
         for percent in ATTAINED
     ),
-    Metric("log_loss", "log loss", metrics.log_loss.weighted),
-    Metric("brier", "Brier score", metrics.brier_score.weighted),
-    Metric("ece", "calibration error", metrics.expected_calibration_error.weighted),
+    Metric("log_loss", "log loss", metrics.log_loss.weighted, Table.CONSOLE | Table.CALIBRATION),
+    Metric("brier", "Brier score", metrics.brier_score.weighted, Table.CONSOLE | Table.CALIBRATION),
+    Metric(
+        "ece",
+        "calibration error",
+        metrics.expected_calibration_error.weighted,
+        Table.CONSOLE | Table.CALIBRATION,
+    ),
 )
 
 RATES = {"precision": ("precision", metrics.precision), "recall": ("recall", metrics.recall), "f1": ("F1", metrics.f1)}
@@ -197,6 +205,16 @@ def summary(
     statistics = Rows.single(*check_probability(target, prediction), thresholds).unweighted()
     found = {m.key: _plain(m, m.formula(statistics)) for m in OF_PREDICTIONS}
     return found | _at_thresholds(statistics.confusions)
+
+
+def values_of(table: Table, target: ArrayLike, prediction: ArrayLike) -> dict[str, int | float]:
+    """Return the metrics of a table that have no threshold, by label.
+
+    Raises:
+        InputError: columns that `check_probability` refuses.
+    """
+    statistics = Rows.single(*check_probability(target, prediction)).unweighted()
+    return {m.label: _plain(m, m.formula(statistics)) for m in OF_PREDICTIONS if table in m.tables}
 
 
 def _at_thresholds(confusions: Mapping[str, Confusion]) -> dict[str, int | float]:

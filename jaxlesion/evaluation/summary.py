@@ -154,13 +154,19 @@ def notes_on(options: EvalOptions, table: pd.DataFrame, keys: Collection[str]) -
 
 
 def as_json(estimates: Mapping[str, Any], notes: Sequence[str], resamples: int, by: str) -> str:
-    """Return JSON of `notes`, `bootstrap` with `draws`, `by` and `level`, null without resamples, and `figures`.
+    """Return metrics as JSON, with `notes`, a list of text, and `bootstrap`, null or `draws`, `by` and `level`.
+
+    `figures` is a tree. Of a `Summary` it is by part (`fold k`, `pooled`, `mean of folds`, or the name of a table
+    without folds), by set of rows (`normalised`, `whole fold` or `all rows`), and by key (those of `registry.summary`,
+    and after `chosen_` those at the threshold chosen on the other folds); then come `value`, `low` and `high`. Of
+    comparisons it is by key alone, then `a`, `b`, `difference`, `low`, `high` and `p`. Undefined values and missing
+    intervals are null.
 
     Args:
-        estimates: a tree of dictionaries of named tuples, which become objects; nan and no interval become null.
+        estimates: such a tree of dictionaries, with named tuples for leaves.
         notes: sentences for the reader.
-        resamples: number of resamples.
-        by: the unit that was drawn.
+        resamples: number of resamples; 0 for no intervals.
+        by: the unit drawn, patient or row.
     """
     bootstrap = {"draws": resamples, "by": by, "level": LEVEL} if resamples else None
     content = {"notes": list(notes), "bootstrap": bootstrap, "figures": without_nan(_fields(estimates))}

@@ -75,6 +75,13 @@ class Meter:
 
 
 @contextmanager
+def task(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar with rate and remaining time; yield `advance(number)`."""
+    with Meter(title, total) as meter:
+        yield lambda number: meter.tick(steps=number)
+
+
+@contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar; yield `update(done, total)`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

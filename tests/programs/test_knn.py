@@ -12,14 +12,14 @@ from jaxlesion.data.folds import assign
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.sources import decode, open_images, resize
 from jaxlesion.evaluate import EvaluateConfig
-from jaxlesion.knn import KnnConfig, knn_predictions
+from jaxlesion.inference.knn import KnnOptions, knn_predictions
 
 TINY = {"weights": "none", "model": ModelConfig("tiny"), "data": DataConfig(image_size=32, batch_size=8, cache=False)}
-PIXELS = KnnConfig(features="pixels", k=(5, 1, 3), fold=(0, 1))
+PIXELS = KnnOptions(features="pixels", k=(5, 1, 3), fold=(0, 1))
 
 
-def of(config: KnnConfig, **changes) -> dict[int, pd.DataFrame]:
-    return knn_predictions(KnnConfig(**({**config.__dict__} | changes)))
+def of(config: KnnOptions, **changes) -> dict[int, pd.DataFrame]:
+    return knn_predictions(KnnOptions(**({**config.__dict__} | changes)))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_embedding_of_a_run_is_that_of_each_folds_own_network(tiny_run, lesions,
 
 
 def test_embedding_of_given_weights_depends_on_no_batch_and_no_other_fold(demo):
-    config = KnnConfig(data_dir=demo, **TINY)
+    config = KnnOptions(data_dir=demo, **TINY)
     table = of(config, fold=(0, 1))[5]
     again = of(config, data=DataConfig(image_size=32, batch_size=16, cache=False))[5]
     np.testing.assert_array_equal(table.loc[table["fold"] == 0, "prediction"], again["prediction"])
