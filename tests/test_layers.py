@@ -101,7 +101,6 @@ TO_MEND: dict[str, set[str]] = {
         *("runs.store", "ui.console"),
     },
     "data": {"cycle"},
-    "": {"cycle"},
 }
 
 USES = {name: {inner for i in imported(run_ever(tree)) if (inner := within(i))} for name, tree in TREES.items()}

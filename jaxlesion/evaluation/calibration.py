@@ -52,7 +52,7 @@ class FoldCalibration:
     positives: int
     """Malignant ones among them."""
     temperature: float | None
-    """Fitted on the other folds, for figures on this one; None where there is no other."""
+    """Fitted on the other folds, for metrics on this one; None where there is no other."""
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,8 @@ def _of_columns(check: Callable[[ArrayLike, ArrayLike], tuple[np.ndarray, np.nda
             statistics = Rows.single(*check(target, prediction)).unweighted()
             return float(formula(statistics, *args, **options)[0])
 
-        parameters = [
-            *list(inspect.signature(check).parameters.values()),
-            *list(inspect.signature(formula).parameters.values())[1:],
-        ]
-        metric.__signature__ = inspect.Signature(parameters, return_annotation=float)
+        columns, own = (list(inspect.signature(of).parameters.values()) for of in (check, formula))
+        metric.__signature__ = inspect.Signature(columns + own[1:], return_annotation=float)
         metric.weighted = formula
         return metric
 
@@ -230,13 +227,13 @@ def f1(c: Confusion, of: str) -> np.ndarray:
     return _divide(2 * hit, 2 * hit + wrong + missed)
 
 
-def macro(c: Confusion, rate: Callable[[Confusion, str], np.ndarray]) -> np.ndarray:
+def macro_mean(c: Confusion, rate: Callable[[Confusion, str], np.ndarray]) -> np.ndarray:
     """Return the mean of both classes' rates, such as `f1`."""
     benign, malignant = (rate(c, of) for of in CLASSES)
     return (benign + malignant) / 2
 
 
-def weighted(c: Confusion, rate: Callable[[Confusion, str], np.ndarray]) -> np.ndarray:
+def weighted_mean(c: Confusion, rate: Callable[[Confusion, str], np.ndarray]) -> np.ndarray:
     """Return the mean of both classes' rates, weighted by their rows."""
     benign, malignant = (rate(c, of) for of in CLASSES)
     return _divide(benign * (c.tn + c.fp) + malignant * (c.fn + c.tp), _rows(c))

@@ -114,7 +114,7 @@ def _of_class(of: str, name: str) -> Metric:
 
 def _mean(kind: str, name: str) -> Metric:
     """Return the macro or weighted mean of a rate."""
-    (label, rate), mean = RATES[name], {"macro": metrics.macro, "weighted": metrics.weighted}[kind]
+    (label, rate), mean = RATES[name], {"macro": metrics.macro_mean, "weighted": metrics.weighted_mean}[kind]
     tables = BOTH if (kind, name) == ("macro", "f1") else Table.CONSOLE
     return Metric(f"{kind}_{name}", f"{kind} {label}", partial(mean, rate=rate), tables)
 

@@ -113,12 +113,10 @@ class Statistics:
     def confusions(self) -> dict[str, Confusion]:
         """The confusion at each threshold, by its name; counts are [r]."""
         called = (self.weight @ self.rows.called).T
-        found = {}
-        for number, (name, at) in enumerate(self.rows.thresholds.items()):
-            fp, tp = called[2 * number : 2 * number + 2]
-            only = float(at[0]) if (at == at[0]).all() else np.nan
-            found[name] = Confusion(self.negatives - fp, fp, self.positives - tp, tp, only)
-        return found
+        return {
+            name: Confusion(self.negatives - fp, fp, self.positives - tp, tp, at)
+            for (name, at), fp, tp in zip(self.rows.common_thresholds.items(), called[::2], called[1::2], strict=True)
+        }
 
     @cached_property
     def _classes(self) -> np.ndarray:
@@ -180,7 +178,7 @@ class Rows:
     @cached_property
     def classes(self) -> np.ndarray:
         """Benign and malignant rows [clusters, 2]."""
-        return self._by_cluster(self.target, 2)
+        return self._by_class(None)
 
     @cached_property
     def malignant(self) -> csr_array:
@@ -217,11 +215,13 @@ class Rows:
     @cached_property
     def called(self) -> np.ndarray:
         """Benign and malignant rows called malignant [clusters, 2 thresholds], threshold by threshold."""
-        counts = [
-            self._by_cluster(self.target, 2, np.asarray(self.prediction >= at, np.float64))
-            for at in self.thresholds.values()
-        ]
+        counts = [self._by_class((self.prediction >= at).astype(np.float64)) for at in self.thresholds.values()]
         return np.concatenate(counts, axis=1) if counts else np.empty((self.clusters, 0))
+
+    @cached_property
+    def common_thresholds(self) -> dict[str, float]:
+        """Each threshold's value by name; nan if it differs between rows."""
+        return {name: float(at[0]) if (at == at[0]).all() else np.nan for name, at in self.thresholds.items()}
 
     @cached_property
     def _sorted(self) -> list[np.ndarray]:
@@ -242,10 +242,10 @@ class Rows:
         ones = np.ones(len(position))
         return coo_array((ones, (position, self.cluster[which])), shape=(bins, self.clusters)).tocsr()
 
-    def _by_cluster(self, column: np.ndarray, values: int, summand: np.ndarray | None = None) -> np.ndarray:
-        """Rows, or their summands, by cluster and value of a column [clusters, values]."""
-        cells = np.bincount(self.cluster * values + column, summand, self.clusters * values)
-        return cells.reshape(self.clusters, values).astype(np.float64)
+    def _by_class(self, summand: np.ndarray | None) -> np.ndarray:
+        """Return the sum of a column [n], or the number of rows, by cluster and class [clusters, 2]."""
+        cells = np.bincount(2 * self.cluster + self.target, summand, 2 * self.clusters)
+        return cells.reshape(self.clusters, 2).astype(np.float64)
 
 
 def calibration_bin(prediction: ArrayLike, bins: int = ECE_BINS) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The bootstrap against the figures of rows that were really drawn, against its anchors, and against the truth."""
+"""The bootstrap against the metrics of rows that were really drawn, against its anchors, and against the truth."""
 
 import math
 

@@ -167,23 +167,25 @@ def test_a_fit_is_offset_and_temperature_by_definition(columns):
     assert found.temperature == pytest.approx(fit_temperature(target, z), rel=1e-12)
     assert [f.fold for f in found.folds] == [0, 2, 3]
     for f in found.folds:
-        here = fold == f.fold
-        assert (f.rows, f.positives) == (300, target[here].sum())
+        held_out = fold == f.fold
+        assert (f.rows, f.positives) == (300, target[held_out].sum())
         assert (f.model, f.negatives_kept, f.negatives) == (MODELS[f.fold], *NEGATIVES[f.fold])
-        assert f.temperature == pytest.approx(fit_temperature(target[~here], z[~here]), rel=1e-12)
+        assert f.temperature == pytest.approx(fit_temperature(target[~held_out], z[~held_out]), rel=1e-12)
         np.testing.assert_allclose(
-            found.out_of_fold(prediction, fold)[here], sigmoid(z[here] / f.temperature), rtol=1e-12
+            found.out_of_fold(prediction, fold)[held_out], sigmoid(z[held_out] / f.temperature), rtol=1e-12
         )
 
 
 @pytest.mark.parametrize("k", MODELS)
 def test_a_folds_calibrated_predictions_do_not_depend_on_its_targets(columns, k):
     target, prediction, fold = columns
-    here = fold == k
+    held_out = fold == k
     one, other = (
-        fit(t, prediction, fold, MODELS, NEGATIVES, 1.0) for t in (target, np.where(here, 1 - target, target))
+        fit(t, prediction, fold, MODELS, NEGATIVES, 1.0) for t in (target, np.where(held_out, 1 - target, target))
     )
-    np.testing.assert_array_equal(one.out_of_fold(prediction, fold)[here], other.out_of_fold(prediction, fold)[here])
+    np.testing.assert_array_equal(
+        one.out_of_fold(prediction, fold)[held_out], other.out_of_fold(prediction, fold)[held_out]
+    )
     assert one.temperature != other.temperature
 
 
@@ -191,8 +193,8 @@ def test_no_ranking_within_a_fold_changes(columns):
     target, prediction, fold = columns
     calibrated = fit(*columns, MODELS, NEGATIVES, 1.0).out_of_fold(prediction, fold)
     for k in MODELS:
-        here = fold == k
-        assert roc_auc(target[here], calibrated[here]) == roc_auc(target[here], prediction[here])
+        held_out = fold == k
+        assert roc_auc(target[held_out], calibrated[held_out]) == roc_auc(target[held_out], prediction[held_out])
 
 
 def test_of_a_single_fold_only_the_prior_is_corrected_out_of_fold(columns):

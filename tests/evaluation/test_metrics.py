@@ -1,4 +1,4 @@
-"""Figures against scikit-learn, against their anchors, and against what others printed for real predictions."""
+"""Metrics against scikit-learn, against their anchors, and against what others printed for real predictions."""
 
 import csv
 import math

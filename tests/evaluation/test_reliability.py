@@ -32,9 +32,9 @@ def test_bins_hold_their_rows_whatever_the_order(rng):
     assert (found.low <= found.observed).all()
     assert (found.observed <= found.high).all()
     for i, (low, high) in enumerate(zip(found.edges[:-1], found.edges[1:], strict=True)):
-        here = (p > low) & (p <= high) | (i == 0) & (p == low)
-        assert here.sum() == found.count[i]
-        assert p[here].mean(dtype=float) == pytest.approx(found.mean_prediction[i])
+        inside = (p > low) & (p <= high) | (i == 0) & (p == low)
+        assert inside.sum() == found.count[i]
+        assert p[inside].mean(dtype=float) == pytest.approx(found.mean_prediction[i])
     for one, other in zip(found, reliability(target[order], p[order], 12), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
 

@@ -120,13 +120,13 @@ def test_chosen_figures_are_those_at_the_thresholds_of_the_folds(written):
     parts = evaluate.evaluate(EvaluateConfig(predictions=written(table), bootstrap=20, sensitivity=0.9))
     called = np.zeros(len(table), bool)
     for k in range(3):
-        figures, here = parts[f"fold {k}"]["all rows"], table["fold"] == k
-        threshold = figures["chosen_threshold"].value
-        others = table[~here]
+        estimates, held_out = parts[f"fold {k}"]["all rows"], table["fold"] == k
+        threshold = estimates["chosen_threshold"].value
+        others = table[~held_out]
         assert classification(others["target"], others["prediction"], threshold)["malignant_recall"] >= 0.9
-        expected = classification(table["target"][here], table["prediction"][here], threshold)
-        assert {name: figures[CHOSEN + name].value for name in expected} == expected
-        called |= here & (table["prediction"] >= threshold)
+        expected = classification(table["target"][held_out], table["prediction"][held_out], threshold)
+        assert {name: estimates[CHOSEN + name].value for name in expected} == expected
+        called |= held_out & (table["prediction"] >= threshold)
     pooled = parts["pooled"]["all rows"]
     assert pooled["chosen_predicted_positives"].value == called.sum()
     assert pooled["chosen_accuracy"].value == pytest.approx((called == table["target"]).mean())
