@@ -1,4 +1,5 @@
 import json
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -59,6 +60,22 @@ def test_all_neighbours_give_the_share_of_the_other_folds(demo, lesions):
         others = lesions["target"][lesions["fold"] != fold]
         [table] = of(PIXELS, data_dir=demo, k=(len(others),), fold=(fold,)).values()
         np.testing.assert_allclose(table["prediction"], others.mean())
+
+
+def test_progress_and_notes_go_to_callbacks_and_nothing_is_printed(demo, capsys):
+    heard, done = [], []
+
+    @contextmanager
+    def progress(title: str, total: int):
+        heard.append((title, total))
+        yield done.append
+
+    knn_predictions(KnnOptions(features="metadata", data_dir=demo, fold=(0,)), progress, heard.append)
+    (note, (title, total)) = heard
+    assert "features of the metadata" in note
+    assert "fold 0: searching 93 rows" in title
+    assert sum(done) == total == 27
+    assert capsys.readouterr() == ("", "")
 
 
 def test_embedding_of_a_run_is_that_of_each_folds_own_network(tiny_run, lesions, images):
