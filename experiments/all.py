@@ -24,7 +24,8 @@ from experiments import (
     table9,
 )
 from experiments.common import parse, perform
-from jaxlesion.ui.console import run_program
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.exits import run_program
 
 CHEAPEST_FIRST = (
     *(table1, table8, table9, frozen_baseline, five_epochs, table4, table5, table7),
@@ -40,4 +41,5 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    prepare_process()
     run_program(run)

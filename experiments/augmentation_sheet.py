@@ -23,7 +23,9 @@ from jaxlesion.data.albumentations import augmenter
 from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.decode import decode, resize
 from jaxlesion.learning.augment import augment
-from jaxlesion.ui.console import run_program, say
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.console import say
+from jaxlesion.ui.exits import run_program
 
 
 @dataclass(frozen=True)
@@ -92,4 +94,5 @@ def draw_sheet(sheet: Sheet) -> None:
 
 
 if __name__ == "__main__":
+    prepare_process()
     run_program(lambda: draw_sheet(tyro.cli(Sheet)))

@@ -25,7 +25,8 @@ from typing import Literal
 import tyro
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.ui.console import run_program
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.exits import run_program
 
 # Joins the others, prints a line when the step has run once, and its seconds for every line that comes in.
 WORK = """
@@ -148,4 +149,5 @@ def bench(config: Devices) -> None:
 
 
 if __name__ == "__main__":
+    prepare_process()
     run_program(lambda: bench(tyro.cli(Devices, description=__doc__)))

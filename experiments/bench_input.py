@@ -41,7 +41,8 @@ from jaxlesion.model.registry import build_model
 from jaxlesion.model.variables import init_variables
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import data_mesh, shard_batch
-from jaxlesion.ui.console import run_program
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.exits import run_program
 
 Turn = Callable[[], object]  # handles the rows of the benchmark once
 RECIPE = RECIPES["light"]
@@ -207,4 +208,5 @@ def bench(bench: Bench) -> None:
 
 
 if __name__ == "__main__":
+    prepare_process()
     run_program(lambda: bench(tyro.cli(Bench, description=__doc__)))

@@ -24,8 +24,9 @@ import tyro
 
 from jaxlesion.model import blocks
 from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2
-from jaxlesion.runtime.memory import keep_memory
-from jaxlesion.ui.console import run_program, say
+from jaxlesion.runtime.memory import keep_memory, prepare_process
+from jaxlesion.ui.console import say
+from jaxlesion.ui.exits import run_program
 
 FORMS = ("native", "fast")
 
@@ -168,4 +169,5 @@ def measure(options: Layers) -> None:
 
 
 if __name__ == "__main__":
+    prepare_process()
     run_program(lambda: measure(tyro.cli(Layers, description=__doc__)))

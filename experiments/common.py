@@ -20,16 +20,18 @@ from jaxlesion.core.config import Preset, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256, write_atomic
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
-from jaxlesion.evaluation.bootstrap import DRAWS
-from jaxlesion.evaluation.summary import How, Parts, figures_by_part
+from jaxlesion.evaluation.bootstrap import RESAMPLES
+from jaxlesion.evaluation.summary import EvalOptions, Summary, summarise
 from jaxlesion.model.weights import find_weights
 from jaxlesion.runs.selection import choose_folds
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import use_cores
+from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.train import train
 from jaxlesion.training.begin import open_run
-from jaxlesion.ui.console import progress, run_program, say
+from jaxlesion.ui.console import progress, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
 
 SHRUNK_EPOCHS = {1: 1, 5: 2, 20: 2, 50: 3, 100: 4}
@@ -164,10 +166,10 @@ class Context:
         """The folds of a run that were asked for."""
         return choose_folds(self.config.fold, sorted(run.folds_table()["fold"].unique().tolist()))
 
-    def figures(self, tables: dict[str, Any]) -> Parts:
-        """Figures with intervals of Predictions tables with folds."""
+    def figures(self, tables: dict[str, Any]) -> Summary:
+        """Return metrics with intervals of Predictions tables with folds."""
         with progress("bootstrap") as tick:
-            return figures_by_part(tables, "all", How(draws=self.options.bootstrap, tick=tick))
+            return summarise(tables, "all", EvalOptions(resamples=self.options.bootstrap, tick=tick))
 
     def section(self, experiment: Experiment) -> None:
         """Make and save a section, unless it is there and nothing it was made from has changed."""
@@ -211,6 +213,7 @@ def perform(experiments: Sequence[Experiment], options: Options) -> Path:
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
     """The command of one experiment."""
+    prepare_process()
     run_program(lambda: perform([experiment], parse(argv, experiment.name, experiment.title)[0]))
 
 
@@ -244,7 +247,7 @@ def parse(argv: Sequence[str] | None, program: str, title: str, only: Sequence[s
     add("--out", type=Path, help="folder of runs, sections and results.md [default: results, results-shrunk]")
     add("--fold", nargs="+", default=["all"], help="0, or 0 1 2, or all [default: all]; each costs as much again")
     add("--features", nargs="+", choices=("embedding", "pixels", "metadata"), help="of kNN [default: what there is]")
-    add("--bootstrap", type=int, help=f"draws for the intervals, 0 for none [default: {DRAWS}]")
+    add("--bootstrap", type=int, help=f"draws for the intervals, 0 for none [default: {RESAMPLES}]")
     add("--shrink", action="store_true", help="try everything in a minute: tiny random network, 32 px, up to 4 epochs")
     if only:
         add("--only", nargs="+", choices=only, default=list(only), metavar="NAME", help=f"of {', '.join(only)}")
@@ -258,7 +261,7 @@ def parse(argv: Sequence[str] | None, program: str, title: str, only: Sequence[s
         parser.error(f"--out {given.out} is not a folder")
     if given.fold != ["all"] and not all(word.isdecimal() for word in given.fold):
         parser.error(f"--fold: all, or numbers, not {' '.join(given.fold)}")
-    draws = given.bootstrap if given.bootstrap is not None else SHRUNK_DRAWS if given.shrink else DRAWS
+    draws = given.bootstrap if given.bootstrap is not None else SHRUNK_DRAWS if given.shrink else RESAMPLES
     if draws < 0:
         parser.error(f"--bootstrap is a number of draws, 0 for none, not {draws}")
     options = Options(

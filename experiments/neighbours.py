@@ -9,11 +9,12 @@ import pandas as pd
 from experiments.common import Context
 from experiments.paper import TABLE8
 from jaxlesion.core.files import write_atomic
+from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.predictions import read_predictions, write_predictions
 from jaxlesion.data.schema import feature_columns
-from jaxlesion.evaluation.summary import Parts
-from jaxlesion.knn import KnnConfig, knn_predictions
-from jaxlesion.ui.console import say
+from jaxlesion.evaluation.summary import Summary
+from jaxlesion.inference.knn import KnnOptions, knn_predictions
+from jaxlesion.ui.console import ProgressBar, say
 
 _NOTE = (
     "Index: all rows of the other folds; queries: all rows of a fold; score: the share of malignant ones among the k "
@@ -47,7 +48,7 @@ def searched(context: Context, features: str) -> dict[str, pd.DataFrame]:
         say(f"{features}: searched before")
     else:
         made.unlink(missing_ok=True)
-        tables = knn_predictions(_config(context, features))
+        tables = knn_predictions(_options(context, features), Hooks(say, ProgressBar))
         folder.mkdir(exist_ok=True)
         for k, path in paths.items():
             write_predictions(path, tables[k])
@@ -55,9 +56,9 @@ def searched(context: Context, features: str) -> dict[str, pd.DataFrame]:
     return {f"k = {k}": read_predictions(path) for k, path in paths.items()}
 
 
-def _config(context: Context, features: str) -> KnnConfig:
+def _options(context: Context, features: str) -> KnnOptions:
     training = context.config
-    return KnnConfig(
+    return KnnOptions(
         features=features,
         k=tuple(TABLE8),
         fold=training.fold,
@@ -69,6 +70,6 @@ def _config(context: Context, features: str) -> KnnConfig:
     )
 
 
-def by_features(parts: dict[str, Parts]) -> Parts:
+def by_features(parts: dict[str, Summary]) -> Summary:
     """The parts of each kind of features in one tree, such as `pixels, pooled`."""
     return {f"{features}, {part}": rows for features, tree in parts.items() for part, rows in tree.items()}

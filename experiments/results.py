@@ -20,7 +20,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.core.presets import preset
 from jaxlesion.evaluation.bootstrap import LEVEL
-from jaxlesion.evaluation.summary import Figure, Parts, as_json, drawn_by
+from jaxlesion.evaluation.summary import Estimate, Summary, as_json, resampled_by
 from jaxlesion.runs.store import Run, make_manifest
 
 ORDER = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9")
@@ -42,7 +42,7 @@ class Section:
 
     body: str
     summary: Sequence[tuple[str, str, str]] = ()
-    figures: Parts = field(default_factory=dict)
+    figures: Summary = field(default_factory=dict)
 
 
 def to_json(section: Section, runs: Sequence[Run]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def hash_of_ids(lesions: pd.DataFrame) -> str:
 
 def _data(name: str, lesions: pd.DataFrame) -> str:
     target, patients = lesions["target"], lesions["patient_id"].nunique()
-    by = drawn_by(lesions)
+    by = resampled_by(lesions)
     prose = (
         f"**Data:** `{name}`, {len(lesions):,} rows, {int(target.sum()):,} malignant, {(target == 0).sum():,} benign "
         f"({1 / target.mean() - 1:,.1f} to 1), {patients:,} patient ids; SHA-256 of the sorted ids, each with a "
@@ -133,7 +133,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def shown(figure: Figure | float | None, digits: int = 3) -> str:
+def shown(figure: Estimate | float | None, digits: int = 3) -> str:
     """A figure with its interval; nothing for None."""
     if figure is None:
         return ""

@@ -29,7 +29,9 @@ import tyro
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.demo import write_demo
 from jaxlesion.data.schema import TEST_COLUMNS, TRAIN_COLUMNS
-from jaxlesion.ui.console import run_program, say
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.console import say
+from jaxlesion.ui.exits import run_program
 
 SKEW = 1.0  # standard deviation of the logarithm of a patient's share: the largest has some 15 times the mean
 
@@ -255,4 +257,5 @@ def measure(scale: Scale) -> None:
 
 
 if __name__ == "__main__":
+    prepare_process()
     run_program(lambda: measure(tyro.cli(Scale, description=__doc__)))

@@ -9,7 +9,8 @@ from experiments.paper import Printed
 from experiments.results import Section, markdown, shown
 from jaxlesion.data.predictions import read_predictions
 from jaxlesion.evaluation.metrics import CLASSES
-from jaxlesion.evaluation.summary import CHOSEN, Figures, Parts, rows_of_run
+from jaxlesion.evaluation.registry import CHOSEN
+from jaxlesion.evaluation.summary import Estimates, Summary, rows_of_run
 from jaxlesion.runs.store import Run
 
 RATES = ("precision", "recall", "f1")
@@ -35,7 +36,7 @@ def held_out(context: Context, run: Run) -> pd.DataFrame:
     return table[table["fold"].isin(context.folds(run))].reset_index(drop=True)
 
 
-def figures(context: Context, run: Run) -> Parts:
+def figures(context: Context, run: Run) -> Summary:
     """By part, on the `normalised rows` and the `whole fold`; only the latter where all negatives were trained on."""
     rows = rows_of_run(run.config, run.folds_table(), held_out(context, run))
     if run.config.sampling.negatives_kept == 1:
@@ -77,12 +78,12 @@ def trained_section(
     return Section("\n\n".join(blocks), summary(main, by_rows, printed), parts)
 
 
-def main_part(parts: Parts) -> str:
+def main_part(parts: Summary) -> str:
     """`pooled` of several folds, else the only fold."""
     return "pooled" if "pooled" in parts else next(iter(parts))
 
 
-def per_class(by_rows: dict[str, Figures], printed: Printed | None) -> str:
+def per_class(by_rows: dict[str, Estimates], printed: Printed | None) -> str:
     """Precision, recall and F1 of both classes, the paper's first."""
     rows = []
     for name in CLASSES:
@@ -94,14 +95,14 @@ def per_class(by_rows: dict[str, Figures], printed: Printed | None) -> str:
     return markdown(["class", "", "precision", "recall", "F1", "rows"], rows)
 
 
-def both_classes(by_rows: dict[str, Figures], overall: dict[str, float] | None) -> str:
+def both_classes(by_rows: dict[str, Estimates], overall: dict[str, float] | None) -> str:
     """Accuracy, Hamming loss and the macro means, the paper's first."""
     rows = [["paper", *(shown(overall.get(key), 2) for _, key in OVERALL)]] if overall else []
     rows += [[f"here, {of}", *(shown(found[key]) for _, key in OVERALL)] for of, found in by_rows.items()]
     return markdown(["", *(label for label, _ in OVERALL)], rows)
 
 
-def beside(parts: Parts) -> str:
+def beside(parts: Summary) -> str:
     """Counts and areas of every part, the summarising ones first."""
     first = [part for part in ("pooled", "mean of folds") if part in parts]
     order = [*first, *(part for part in parts if part not in first)]
@@ -113,14 +114,14 @@ def beside(parts: Parts) -> str:
     return markdown(["", "", *(label for label, _ in BESIDE)], rows)
 
 
-def at_chosen(by_rows: dict[str, Figures]) -> str:
+def at_chosen(by_rows: dict[str, Estimates]) -> str:
     """The malignant class at the thresholds chosen on other folds."""
     keys = (*(f"malignant_{rate}" for rate in RATES), "predicted_positives")
     rows = [[of, *(shown(found[CHOSEN + key]) for key in keys)] for of, found in by_rows.items()]
     return markdown(["", "precision", "recall", "F1", "called malignant"], rows)
 
 
-def collapse(found: Figures) -> str:
+def collapse(found: Estimates) -> str:
     """What accuracy and the benign class would be for a classifier that says benign whatever it sees."""
     n, positives, called = (found[key].value for key in ("n", "positives", "predicted_positives"))
     hits = found["tp"].value
@@ -135,7 +136,7 @@ def collapse(found: Figures) -> str:
     )
 
 
-def summary(main: str, by_rows: dict[str, Figures], printed: Printed | None) -> Sequence[tuple[str, str, str]]:
+def summary(main: str, by_rows: dict[str, Estimates], printed: Printed | None) -> Sequence[tuple[str, str, str]]:
     """Malignant F1 on the rows that the paper's table is of, and the ROC AUC of the whole fold."""
     of = next(iter(by_rows))
     paper = "" if printed is None else f"{printed.malignant.f1:.2f}"

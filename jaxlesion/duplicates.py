@@ -12,7 +12,9 @@ from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.duplicates import count, duplicates, pixel_digests
 from jaxlesion.data.schema import KEYS
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.console import ProgressBar, run_program, say
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.console import ProgressBar, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
 LISTED = 10  # groups that are printed
@@ -46,9 +48,7 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
     dataset = open_dataset(folder, columns=KEYS)
     lesions = dataset.lesions if run is None else run.lesions(dataset)
     with ProgressBar("hashing pixels", len(lesions)) as meter:
-        digests = pixel_digests(
-            dataset.images, lesions["isic_id"], config.workers, lambda images: meter.tick(steps=images)
-        )
+        digests = pixel_digests(dataset.images, lesions["isic_id"], config.workers, meter.advance)
     table = duplicates(lesions, digests)
     counts = count(table)
     say(f"{len(lesions):,} lesions: {counts.pop('lesions'):,} share their pixels, in {counts.pop('groups'):,} groups")
@@ -64,6 +64,7 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command `python -m jaxlesion.duplicates`."""
+    prepare_process()
     run_program(lambda: find_duplicates(parse(DuplicatesConfig, arguments(argv), "duplicates")))
 
 

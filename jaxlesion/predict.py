@@ -14,7 +14,9 @@ from jaxlesion.data.schema import KEYS
 from jaxlesion.inference.shards import ROWS, Part
 from jaxlesion.inference.tables import PredictOptions, check_folders, predict_dataset, predict_files
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.console import ProgressBar, run_program, say
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.ui.console import ProgressBar, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
 
@@ -81,6 +83,7 @@ def predict(config: PredictConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command `python -m jaxlesion.predict`."""
+    prepare_process()
     run_program(lambda: predict(parse(PredictConfig, arguments(argv), "predict")))
 
 

@@ -9,13 +9,14 @@ import pandas as pd
 from jaxlesion.core import config as configuration
 from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.hooks import Hooks, ignore
-from jaxlesion.evaluate import PRIOR_NOTE
-from jaxlesion.evaluation.summary import How, drawn_by, figures_of_run
+from jaxlesion.evaluation.summary import PRIOR_NOTE, EvalOptions, resampled_by, summarise_run
 from jaxlesion.runs.store import Run
+from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.runtime.processes import end_together, join_processes, process_index
 from jaxlesion.training.begin import DEMO_NOTE
 from jaxlesion.training.run import train_run
-from jaxlesion.ui.console import ProgressBar, console, print_figures, run_program, say
+from jaxlesion.ui.console import ProgressBar, console, print_estimates, say
+from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
 
 
@@ -51,13 +52,14 @@ def _print_config(config: TrainConfig) -> None:
 
 
 def _print_fold(run: Run, lesions: pd.DataFrame, table: pd.DataFrame) -> None:
-    for name, columns in figures_of_run(run.config, lesions, table).items():
-        by = f"[95% interval] by {How().draws:,} draws of {drawn_by(table)}s"
-        print_figures(name, columns, ["thresholded at 0.5", by, PRIOR_NOTE])
+    for name, columns in summarise_run(run.config, lesions, table).items():
+        by = f"[95% interval] by {EvalOptions().resamples:,} draws of {resampled_by(table)}s"
+        print_estimates(name, columns, ["thresholded at 0.5", by, PRIOR_NOTE])
 
 
 def main(argv: Sequence[str] | None = None, observe: Callable[..., None] = ignore) -> None:
     """Run the command `python -m jaxlesion.train`."""
+    prepare_process()
     with end_together():
         run_program(lambda: train(parse_train(arguments(argv)), observe))
 

@@ -95,11 +95,7 @@ def outside(names: set[str]) -> set[str]:
 
 
 # Being moved.
-TO_MEND: dict[str, set[str]] = {
-    "ui.console": {"runtime.memory"},
-    "train": {"evaluate"},
-    "": {"cycle"},
-}
+TO_MEND: dict[str, set[str]] = {}
 
 USES = {name: {inner for i in imported(run_ever(tree)) if (inner := within(i))} for name, tree in TREES.items()}
 

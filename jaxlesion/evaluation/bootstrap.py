@@ -1,46 +1,36 @@
-"""How far a figure could be off: a bootstrap of patients, for one set of predictions or for two on the same rows.
+"""How far a metric could be off: a bootstrap of patients, for one set of predictions or for several of the same rows.
 
-Lesions of one patient resemble each other, so whole patients are drawn, with replacement: as many as there are, of
-those with a malignant lesion and of those without apart. Drawing rows, or DeLong's formula, under-covers wherever
-patients have several lesions: of 2,000 simulated sets of 100 patients with 8 lesions each, half of the scores' variance
-being the patients', intervals of 500 draws held the true AUC in 94.4 % by patient and in 89.0 % by row (`coverage` in
-`tests/test_intervals.py`).
+Lesions of one patient resemble each other, so whole patients are drawn, with replacement: as many as there are,
+separately of those with a malignant lesion and of those without. Drawing rows, or DeLong's formula, under-covers
+wherever patients have several lesions. In 2,000 simulated sets of 100 patients with 8 lesions each, half of the scores'
+variance was that of the patients. Intervals of 500 resamples held the true AUC in 94.4 % of the sets by patient, and in
+89.0 % by row (`coverage` in `tests/evaluation/test_bootstrap.py`).
 
-Intervals are percentiles of the draws. Thresholds stay what they are in every draw. A figure at the edge of what it can
-be, such as an AUC of 1, gets an interval without width: the draws cannot know what was never seen.
-
-A draw is a multiplicity for each patient. No row is moved: predictions are sorted once, the benign ones counted between
-one malignant prediction and the next, and those counts are all that areas and operating points depend on.
+Intervals are percentiles of the resamples. Thresholds are the same in every resample. A metric at the edge of its
+range, such as an AUC of 1, gets an interval without width: resamples cannot show what was never observed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.evaluation.metrics import (
-    ECE_BINS,
-    MIN_TPR,
-    WANTED,
-    calibration_bin,
-    check_probability,
-    rates,
-    sensitivity_key,
-    specificity_key,
-)
+from jaxlesion.evaluation import registry
+from jaxlesion.evaluation.columns import check_probability
+from jaxlesion.evaluation.statistics import Confusion, Rows
 
-DRAWS = 2000
+RESAMPLES = 2000
 LEVEL = 0.95
-MOST_UNDEFINED = 0.05  # share of draws that may lack a class before an interval is withheld
-ELEMENTS = 1 << 21  # float64 numbers in one array of a chunk of draws: 16 MB, a few of them at once
+MOST_UNDEFINED = 0.05  # share of resamples that may lack a class before an interval is withheld
+ELEMENTS = 1 << 21  # float64 numbers in one array of a chunk of resamples: 16 MB, a few of them at once
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Predictions [n] and their thresholds: a prefix of the figures' names, and a number or one per row."""
+    """Predictions [n] and their thresholds: by prefix of the metrics' keys a number, or one for each row."""
 
     prediction: ArrayLike
     thresholds: Mapping[str, ArrayLike] = field(default_factory=lambda: {"": 0.5})
@@ -48,12 +38,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Resampled:
-    """The draws.
+    """Metrics of resamples.
 
     Args:
-        by: what was drawn; `row` where no patient has two rows.
-        clusters: how many there are with a malignant row, and without.
-        samples: for each of the scores, name of the figure -> [draws] values, nan where undefined.
+        by: the unit that was drawn; `row` where no patient has two rows.
+        clusters: numbers of units with a malignant row, and without.
+        samples: for each of the scores, key of the metric -> [resamples] values, nan where undefined.
     """
 
     by: Literal["patient", "row"]
@@ -74,60 +64,61 @@ def resample(
     scores: Sequence[Scores],
     patient: ArrayLike | None = None,
     *,
-    draws: int = DRAWS,
+    resamples: int = RESAMPLES,
     seed: int | Sequence[int] = 0,
-    tick: Callable[[int], object] = lambda draws: None,
+    tick: Callable[[int], object] = lambda resamples: None,
 ) -> Resampled:
-    """Every headline figure of every draw; the same draws for all scores, whatever the order of the rows.
+    """Compute every registered metric that has an interval on resamples, the same ones for all scores.
 
-    The figures are `roc_auc`, `pr_auc`, `pauc`, sensitivity and specificity at a wanted value of the other, `brier`
-    and `ece`, and for each threshold those of `metrics.rates` with its prefix. Each is exactly what `metrics` gives for
-    the rows drawn. A stratum of one patient would never vary and is merged with the other.
+    No bit depends on the order of the rows. Each value is what the plain metric is of the rows drawn, to rounding. A
+    stratum of one patient would never vary and is merged with the other.
 
     Args:
         target: [n] 0 or 1.
         scores: one or more predictions of the same n rows.
         patient: [n] sortable names; None draws rows.
-        draws: how many.
-        seed: of the draws.
-        tick: called with the number of draws just done.
+        resamples: number of resamples.
+        seed: of the resamples.
+        tick: called with the number of resamples just done.
 
     Raises:
-        InputError: columns that `metrics.summary` refuses, or fewer than one draw.
+        InputError: columns that `check_probability` refuses, or fewer than one resample.
     """
-    if draws < 1:
-        raise InputError(f"{draws} draws give no interval; draw some thousand")
+    if resamples < 1:
+        raise InputError(f"{resamples} draws give no interval; draw some thousand")
     columns = [check_probability(target, one.prediction) for one in scores]
     target = columns[0][0]
     keys = [prediction for _, prediction in columns] + [target]
     keys += [] if patient is None else [np.unique(np.asarray(patient), return_inverse=True)[1]]
-    order = np.lexsort(keys)  # sums, and which row is the first, depend on the content alone
+    order = np.lexsort(keys)  # so that the number of a cluster depends on its content alone
     cluster, sizes, clusters = _strata(target[order], np.arange(len(order)) if patient is None else keys[-1][order])
     condensed = [
-        _Condensed.of(
+        Rows(
             target[order],
             prediction[order],
             cluster,
+            sum(clusters),
             {name: np.broadcast_to(at, target.shape)[order] for name, at in one.thresholds.items()},
         )
         for one, (_, prediction) in zip(scores, columns, strict=True)
     ]
-    parts: list[list[dict[str, np.ndarray]]] = [[] for _ in scores]
-    chunk = max(1, ELEMENTS // max(sum(clusters), *(c.width for c in condensed)))
-    for weight in _weights(sizes, draws, chunk, seed):
-        for part, one in zip(parts, condensed, strict=True):
-            part.append(one.figures(weight))
+    chunk = max(1, ELEMENTS // max(rows.width for rows in condensed))
+    parts: list[list[_Chunk]] = [[] for _ in scores]
+    for weight in _weights(sizes, resamples, chunk, seed):
+        for part, rows in zip(parts, condensed, strict=True):
+            statistics = rows.weighted(weight)
+            part.append(_Chunk(registry.scores(statistics), statistics.confusions))
         tick(len(weight))
-    samples = tuple({name: np.concatenate([p[name] for p in part]) for name in part[0]} for part in parts)
+    samples = tuple(_joined(part) for part in parts)
     if sum(clusters) == 1:
-        samples = tuple({name: np.full(draws, np.nan) for name in one} for one in samples)
+        samples = tuple({key: np.full(resamples, np.nan) for key in one} for one in samples)
     return Resampled("row" if sum(clusters) == len(target) else "patient", clusters, samples)
 
 
 def interval(sample: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
-    """Percentile interval of one figure's draws [draws]; None where over 5 % of them are undefined.
+    """Return the percentile interval of a metric's [resamples]; None where over 5 % of them are undefined.
 
-    The limits are the draws of rank (1 + draws) (1 - level) / 2 from below and above, interpolated where not whole.
+    The limits are the values of rank (1 + resamples) (1 - level) / 2 from below and above, interpolated if not whole.
     """
     defined = sample[~np.isnan(sample)]
     if len(defined) < (1 - MOST_UNDEFINED) * len(sample):
@@ -137,10 +128,10 @@ def interval(sample: np.ndarray, level: float = LEVEL) -> tuple[float, float] | 
 
 
 def difference(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Difference | None:
-    """Interval of a - b from paired draws [draws] of one figure; None where over 5 % of them are undefined.
+    """Return the interval of a - b of one metric's paired [resamples]; None where over 5 % of them are undefined.
 
-    p is twice the smaller share of draws that do not lie on one side of 0, (1 + number) / (1 + draws), at most 1
-    (Davison and Hinkley 1997, section 4.2, for the percentile interval turned round).
+    p is twice the smaller share of resamples that do not lie on one side of 0, (1 + number) / (1 + resamples), and at
+    most 1 (Davison and Hinkley 1997, section 4.2, for the inverted percentile interval).
     """
     gap = a - b
     if (limits := interval(gap, level)) is None:
@@ -150,8 +141,24 @@ def difference(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Difference
     return Difference(*limits, p=float(min(1, 2 * (1 + least) / (1 + len(gap)))))
 
 
+class _Chunk(NamedTuple):
+    """Metrics without a threshold, and the confusion at each threshold, of some resamples."""
+
+    scores: dict[str, np.ndarray]
+    confusions: dict[str, Confusion]
+
+
+def _joined(chunks: Sequence[_Chunk]) -> dict[str, np.ndarray]:
+    """Return all metrics of all resamples; rates are computed here, at once, since many cheap ones add up."""
+    found = {key: np.concatenate([chunk.scores[key] for chunk in chunks]) for key in chunks[0].scores}
+    for prefix in chunks[0].confusions:
+        counts = (np.concatenate(count) for count in zip(*(c.confusions[prefix][:4] for c in chunks), strict=True))
+        found |= {prefix + key: rate for key, rate in registry.rates(*counts).items()}
+    return found
+
+
 def _strata(target: np.ndarray, name: np.ndarray) -> tuple[np.ndarray, list[int], tuple[int, int]]:
-    """Cluster of each row, those with a malignant row first; sizes of the strata; clusters with one, without."""
+    """Return the cluster of each row, malignant ones first; sizes of strata; clusters with a malignant row, without."""
     malignant = np.bincount(name, weights=target) > 0
     rank = np.empty(len(malignant), np.int64)
     rank[np.argsort(~malignant, kind="stable")] = np.arange(len(malignant))
@@ -159,120 +166,13 @@ def _strata(target: np.ndarray, name: np.ndarray) -> tuple[np.ndarray, list[int]
     return rank[name], [sum(counts)] if 1 in counts else [n for n in counts if n], counts
 
 
-def _weights(sizes: Sequence[int], draws: int, chunk: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
-    """How often each cluster is drawn, [<= chunk, clusters] at a time; no draw depends on the size of a chunk."""
+def _weights(sizes: Sequence[int], resamples: int, chunk: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield how often each cluster is drawn, [<= chunk, clusters] at a time; the numbers do not depend on `chunk`."""
     rng = np.random.default_rng(seed)
     starts = np.cumsum([0, *sizes])
-    for done in range(0, draws, chunk):
-        weight = np.empty((min(chunk, draws - done), starts[-1]))
+    for done in range(0, resamples, chunk):
+        weight = np.empty((min(chunk, resamples - done), starts[-1]))
         for row in weight:
             for start, n in zip(starts, sizes, strict=False):
                 row[start : start + n] = np.bincount(rng.integers(n, size=n), minlength=n)
         yield weight
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Rows by cluster and bin of a sorted axis, as the cells that are not empty, bin by bin.
-
-    Args:
-        cluster, rows: [cells] of each cell.
-        end: [bins] number of cells up to and with each bin.
-    """
-
-    cluster: np.ndarray
-    rows: np.ndarray
-    end: np.ndarray
-
-    @classmethod
-    def of(cls, position: np.ndarray, bins: int, cluster: np.ndarray, clusters: int) -> Self:
-        cell, rows = np.unique(position * clusters + cluster, return_counts=True)
-        return cls(cell % clusters, rows, np.searchsorted(cell, np.arange(1, bins + 1) * clusters))
-
-    def cumulate(self, weight: np.ndarray) -> np.ndarray:
-        """Weighted rows [draws, bins] in each bin and below it."""
-        total = np.zeros((len(weight), len(self.cluster) + 1))
-        np.cumsum(weight[:, self.cluster] * self.rows, axis=1, out=total[:, 1:])
-        return total[:, self.end]
-
-
-@dataclass(frozen=True)
-class _Condensed:
-    """What the figures of any weighting of clusters follow from.
-
-    Args:
-        malignant: by distinct malignant prediction ("level"), rising.
-        benign: below the first level, equal to it, between it and the second, ...: 2 levels + 1 bins.
-        sums: [clusters, columns] of rows, malignant rows, squared error, gap in each bin of calibration, and
-            true and false positives at each threshold.
-        prefixes: of the thresholds.
-    """
-
-    malignant: _Counts
-    benign: _Counts
-    sums: np.ndarray
-    prefixes: tuple[str, ...]
-
-    @classmethod
-    def of(
-        cls, target: np.ndarray, prediction: np.ndarray, cluster: np.ndarray, thresholds: Mapping[str, np.ndarray]
-    ) -> Self:
-        n, is_malignant = int(cluster.max()) + 1, target == 1
-        levels, level = np.unique(prediction[is_malignant], return_inverse=True)
-        between = sum(np.searchsorted(levels, prediction[~is_malignant], side) for side in ("left", "right"))
-        gap, where = prediction - target, calibration_bin(prediction)
-        columns = [np.ones(len(target)), target, gap**2, *(gap * (where == b) for b in range(ECE_BINS))]
-        for at in thresholds.values():
-            columns += [(prediction >= at) & is_malignant, (prediction >= at) & ~is_malignant]
-        return cls(
-            _Counts.of(level, len(levels), cluster[is_malignant], n),
-            _Counts.of(between, 2 * len(levels) + 1, cluster[~is_malignant], n),
-            np.stack([np.bincount(cluster, column, minlength=n) for column in columns], axis=1),
-            tuple(thresholds),
-        )
-
-    @property
-    def width(self) -> int:
-        """Numbers that one draw needs in the largest array."""
-        return max(len(self.malignant.cluster), len(self.benign.cluster), len(self.benign.end))
-
-    def figures(self, weight: np.ndarray) -> dict[str, np.ndarray]:
-        """Name of the figure -> [draws] values, for the multiplicities [draws, clusters]."""
-        n, positives, squared, *rest = (weight @ self.sums).T
-        figures = self._ranking(weight, n - positives, positives)
-        figures |= {"brier": squared / n, "ece": np.abs(rest[:ECE_BINS]).sum(0) / n}
-        for prefix, tp, fp in zip(self.prefixes, rest[ECE_BINS::2], rest[ECE_BINS + 1 :: 2], strict=True):
-            shares = rates(n - positives - fp, fp, positives - tp, tp)
-            figures |= {prefix + name: share for name, share in shares.items()}
-        return figures
-
-    def _ranking(self, weight: np.ndarray, negatives: np.ndarray, positives: np.ndarray) -> dict[str, np.ndarray]:
-        """Areas and operating points as in `metrics`, for many draws, from the rows at and above each level."""
-        names = ["roc_auc", "pr_auc", "pauc", *map(sensitivity_key, WANTED), *map(specificity_key, WANTED)]
-        if not len(self.malignant.end):
-            return {name: np.full(len(weight), np.nan) for name in names}
-        positive, negative = positives[:, None], negatives[:, None]
-        up_to, benign = self.malignant.cumulate(weight), self.benign.cumulate(weight)
-        tp_above, fp_above = positive - up_to, negative - benign[:, 1::2]
-        tp, fp = np.concatenate([positive, tp_above[:, :-1]], axis=1), negative - benign[:, :-1:2]
-        hits = tp - tp_above
-        with np.errstate(invalid="ignore", divide="ignore"):  # a draw of one class
-            specificity, sensitivity = (negative - fp) / negative, tp / positive
-            precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=hits > 0)
-            values = [
-                (hits * (2 * negative - fp - fp_above)).sum(1) / (2 * positives * negatives),
-                (hits * precision).sum(1) / positives,
-                # The flipped curve, from (missed, specificity) at each level to the same above it.
-                _area_left_of_cut(1 - sensitivity, hits / positive, specificity, (fp - fp_above) / negative),
-                *(np.where(specificity >= wanted, sensitivity, 0).max(1) for wanted in WANTED),
-                *(np.where(sensitivity >= wanted, specificity, 0).max(1) for wanted in WANTED),
-            ]
-        one_class = (positives == 0) | (negatives == 0)
-        return {name: np.where(one_class, np.nan, value) for name, value in zip(names, values, strict=True)}
-
-
-def _area_left_of_cut(x: np.ndarray, dx: np.ndarray, y: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Area [draws] under lines from (x, y) to (x + dx, y + dy), left of x = 1 - MIN_TPR."""
-    inside = np.clip(1 - MIN_TPR - x, 0, dx)
-    share = np.divide(inside, dx, out=np.zeros_like(x), where=dx > 0)
-    return (inside * (y + dy * share / 2)).sum(1)

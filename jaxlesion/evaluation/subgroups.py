@@ -1,4 +1,4 @@
-"""Figures by sex, age, site, hospital, kind of tile and size of the lesion, and sensitivity by diagnosis."""
+"""Metrics by sex, age, site, hospital, kind of tile and size of the lesion, and sensitivity by diagnosis."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,20 +8,21 @@ from numpy.typing import ArrayLike
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.tables import numbers
-from jaxlesion.evaluation.bootstrap import DRAWS, Scores, interval, resample
-from jaxlesion.evaluation.metrics import classification, roc_auc
+from jaxlesion.evaluation.bootstrap import RESAMPLES, Scores, interval, resample
+from jaxlesion.evaluation.metrics import roc_auc
+from jaxlesion.evaluation.registry import classification
 from jaxlesion.evaluation.summary import patients_of
 
-# Columns of the competition's metadata, those that are there are used; attribution is the hospital.
+# Columns of the competition's metadata, used where present; attribution is the hospital.
 VARIABLES = ("sex", "age_approx", "anatom_site_general", "attribution", "tbp_tile_type", "clin_size_long_diam_mm")
 # Numbers go by bands: from one edge to below the next. In years, and in mm: 6 is the D of the ABCD rule.
 BANDS = {
     "age_approx": ((30, 45, 60, 75), ("<30", "30-44", "45-59", "60-74", ">=75")),
     "clin_size_long_diam_mm": ((3, 4, 6), ("<3 mm", "3 to <4 mm", "4 to <6 mm", ">=6 mm")),
 }
-DIAGNOSES = ("iddx_2", "iddx_3")  # known after a biopsy: reported by, never trained on
+DIAGNOSES = ("iddx_2", "iddx_3")  # known after a biopsy: for reports, never for training
 MIN_POSITIVES = 10
-FIGURES = {"roc_auc": "roc_auc", "sensitivity": "malignant_recall"}  # our name, and that of `intervals`
+METRICS = {"roc_auc": "roc_auc", "sensitivity": "malignant_recall"}  # by name of the column, the key in `registry`
 
 
 def by_subgroup(
@@ -29,20 +30,20 @@ def by_subgroup(
     lesions: pd.DataFrame,
     threshold: ArrayLike = 0.5,
     *,
-    draws: int = DRAWS,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     after: Callable[[str], None] = lambda group: None,
 ) -> pd.DataFrame:
-    """ROC AUC and sensitivity, with 95 % intervals, of every subgroup whose column is in the metadata.
+    """Compute ROC AUC and sensitivity, with 95 % intervals, of every subgroup whose column is in the metadata.
 
-    Intervals are from a bootstrap of patients; a row whose patient is unknown is a patient of its own.
+    Intervals are from a bootstrap of patients; a row whose patient is unknown counts as a patient of its own.
 
     Args:
         table: n Predictions with targets, one model's.
         lesions: metadata of these lesions, others may be there too; gives `patient_id` where the table lacks it.
         threshold: predictions of at least this are malignant; one number or one for each row [n].
-        draws: of each bootstrap; 0 for no intervals.
-        seed: of the draws.
+        resamples: of each bootstrap; 0 for no intervals.
+        seed: of the resamples.
         after: called with the name of each group that is done.
 
     Returns:
@@ -50,10 +51,10 @@ def by_subgroup(
         without value last as "unknown". Columns:
 
         - `variable`: the metadata column; `group`: its value or band
-        - `n`, `positives`: rows, and malignant ones; `patients`: how many they are of, missing where one is unknown
+        - `n`, `positives`: rows, and malignant ones; `patients`: number of patients, missing where one is unknown
         - `roc_auc`, `roc_auc_low`, `roc_auc_high`: nan for a diagnosis, whose rows are all malignant
         - `sensitivity`, `sensitivity_low`, `sensitivity_high`: at the threshold
-        - `withheld`: why figures (all nan) or intervals are not given; else empty
+        - `withheld`: why metrics (all nan) or intervals are not given; else empty
 
         Of `DIAGNOSES` only malignant rows count.
 
@@ -75,10 +76,10 @@ def by_subgroup(
     records = []
     for variable, group, rows in _groups(described, columns["target"] == 1):
         part = {name: column[rows] for name, column in columns.items()}
-        figures = _figures(**part, only_malignant=variable in DIAGNOSES, draws=draws, seed=seed)
-        records.append({"variable": variable, "group": group} | figures)
+        row = _metrics(**part, only_malignant=variable in DIAGNOSES, resamples=resamples, seed=seed)
+        records.append({"variable": variable, "group": group} | row)
         after(group)
-    names = [name + end for name in FIGURES for end in ("", "_low", "_high")]
+    names = [name + end for name in METRICS for end in ("", "_low", "_high")]
     found = pd.DataFrame(records, columns=["variable", "group", "n", "positives", "patients", *names, "withheld"])
     return found.astype({"patients": "Int64"})
 
@@ -95,9 +96,9 @@ def _check(table: pd.DataFrame, lesions: pd.DataFrame) -> None:
 
 
 def as_text(found: pd.DataFrame) -> str:
-    """The result of `by_subgroup` as lines to be printed: a figure with its interval, or why there is none."""
+    """Return the result of `by_subgroup` as lines to print: a metric with its interval, or why there is none."""
     shown = found[["variable", "group", "n", "positives", "patients"]].astype("string").fillna("")
-    for name in FIGURES:
+    for name in METRICS:
         limits = zip(*(found[name + end] for end in ("", "_low", "_high")), strict=True)
         shown[name] = [_with_limits(*three) for three in limits]
     shown["withheld"] = found["withheld"]
@@ -111,19 +112,19 @@ def _with_limits(value: float, low: float, high: float) -> str:
 
 
 def _groups(described: pd.DataFrame, malignant: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Variable, group and positions of its rows, of all groups that have some."""
+    """Yield variable, group and positions of its rows, of all groups that have some."""
     for variable in (*VARIABLES, *DIAGNOSES):
         if variable in described:
             value = _value(described[variable])
             for group in [*value.cat.categories, None]:
-                here = (value.isna() if group is None else value == group).to_numpy(bool)
-                here = here & malignant if variable in DIAGNOSES else here
-                if here.any():
-                    yield variable, "unknown" if group is None else group, np.flatnonzero(here)
+                inside = (value.isna() if group is None else value == group).to_numpy(bool)
+                inside = inside & malignant if variable in DIAGNOSES else inside
+                if inside.any():
+                    yield variable, "unknown" if group is None else group, np.flatnonzero(inside)
 
 
 def _value(cells: pd.Series) -> pd.Series:
-    """The group of every row as a category, missing where unknown."""
+    """Return the group of every row as a category, missing where unknown."""
     if cells.name in BANDS:
         edges, labels = BANDS[cells.name]
         return pd.cut(numbers(cells), [-np.inf, *edges, np.inf], right=False, labels=labels)
@@ -131,33 +132,33 @@ def _value(cells: pd.Series) -> pd.Series:
     return text.mask(text == "").astype("category")
 
 
-def _figures(
+def _metrics(
     target: np.ndarray,
     prediction: np.ndarray,
     threshold: np.ndarray,
     patient: np.ndarray,
     known: np.ndarray,
     only_malignant: bool,
-    draws: int,
+    resamples: int,
     seed: int,
 ) -> dict[str, int | float | str | None]:
-    """One row of `by_subgroup` but its name."""
+    """Return one row of `by_subgroup` without its name."""
     n, positives = len(target), int(target.sum())
     row = {"n": n, "positives": positives, "patients": len(np.unique(patient)) if known.all() else None}
     if positives < MIN_POSITIVES:
         return row | {"withheld": f"fewer than {MIN_POSITIVES} malignant rows"}
     if positives == n and not only_malignant:
         return row | {"withheld": "no benign row"}
-    hits = classification(target, prediction >= threshold)
-    values = {"sensitivity": hits["malignant_recall"]}
+    values = {"sensitivity": classification(target, prediction, threshold)["malignant_recall"]}
     if not only_malignant:
         values["roc_auc"] = roc_auc(target, prediction)
     row |= values | {"withheld": ""}
-    if not draws:
+    if not resamples:
         return row
-    samples = resample(target, [Scores(prediction, {"": threshold})], patient, draws=draws, seed=seed).samples[0]
+    scores = [Scores(prediction, {"": threshold})]
+    samples = resample(target, scores, patient, resamples=resamples, seed=seed).samples[0]
     for name in values:
-        if (limits := interval(samples[FIGURES[name]])) is None:
+        if (limits := interval(samples[METRICS[name]])) is None:
             row["withheld"] = "intervals: too many draws lack a class"
         else:
             row |= {f"{name}_low": limits[0], f"{name}_high": limits[1]}

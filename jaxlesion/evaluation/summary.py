@@ -1,7 +1,7 @@
-"""Figures with intervals from Predictions tables: by fold, pooled, mean of folds, and the difference of two tables."""
+"""Metrics with intervals from Predictions tables: by fold, of all folds together, and as mean of folds."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -13,280 +13,254 @@ from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import without_nan
 from jaxlesion.data.folds import validation_rows
-from jaxlesion.evaluation.bootstrap import DRAWS, LEVEL, Scores, difference, interval, resample
-from jaxlesion.evaluation.metrics import classification, confusion, rates, summary
+from jaxlesion.evaluation.bootstrap import LEVEL, RESAMPLES, Scores, interval, resample
+from jaxlesion.evaluation.registry import CHOSEN, has_interval, summary
 from jaxlesion.evaluation.thresholds import Choose, at_sensitivity, best_f1, on_other_folds
 
-CHOSEN = "chosen_"  # begins the figures at the threshold that was chosen on the other folds
+PRIOR_NOTE = "probabilities carry the prior of the sampled training rows, uncorrected"
+POOLED, MEAN = "pooled", "mean of folds"
 
 
-class Figure(NamedTuple):
-    """A figure and its 95 % interval; None for counts, for what the draws cannot tell, and without a bootstrap."""
+class Estimate(NamedTuple):
+    """A metric's value and its 95 % interval; None for counts, for what resamples cannot tell, and without them."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
 
-class Compared(NamedTuple):
-    """A figure of two tables, their difference a - b with its 95 % interval, and the two-sided p."""
-
-    a: float
-    b: float
-    difference: float
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-
-
-Figures = dict[str, Figure]  # by the names of `metrics.summary`, and some of them again after CHOSEN
-Parts = dict[str, dict[str, Figures]]  # of which folds, on which rows
+Estimates = dict[str, Estimate]  # by the keys of `registry.summary`, at the chosen threshold after CHOSEN
+Summary = dict[str, dict[str, Estimates]]  # by part (a fold, all together), then by set of rows
 
 
 @dataclass(frozen=True)
-class How:
-    """How figures are made.
+class EvalOptions:
+    """Options of an evaluation.
 
     Args:
-        threshold: predictions of at least this are malignant.
-        sensitivity: what the threshold chosen on the other folds must reach there; None for the highest F1.
-        draws: of the bootstrap; 0 for no intervals.
-        seed: of the draws.
-        tick: called with the draws that are done, and all there will be.
+        threshold: predictions of at least this are called malignant.
+        sensitivity: the least sensitivity, on the other folds, of the threshold chosen there; None for the highest F1.
+        resamples: of the bootstrap; 0 for no intervals.
+        seed: of the resamples.
+        tick: called with the number of resamples done, and their total.
     """
 
     threshold: float = 0.5
     sensitivity: float | None = None
-    draws: int = DRAWS
+    resamples: int = RESAMPLES
     seed: int = 0
     tick: Callable[[int, int], object] = lambda done, total: None
 
     @property
     def choose(self) -> Choose:
-        """How a threshold is chosen."""
+        """The rule that chooses a threshold."""
         return best_f1 if self.sensitivity is None else partial(at_sensitivity, sensitivity=self.sensitivity)
 
     def ticker(self, total: int) -> Callable[[int], None]:
-        """What takes the number of draws just done and hands on their sum."""
+        """Return a callback that adds up the resamples just done and passes their sum to `tick`."""
         done = 0
 
-        def tick(draws: int) -> None:
+        def tick(resamples: int) -> None:
             nonlocal done
-            done += draws
+            done += resamples
             self.tick(done, total)
 
         return tick
 
 
-def figures_by_part(tables: Mapping[str, pd.DataFrame], name: str, how: How = How()) -> Parts:
-    """Figures by fold, `pooled` over the rows of several folds and as `mean of folds`; one part `name` without folds.
+@dataclass(frozen=True)
+class Measured:
+    """Metrics of one set of rows: plain values, and [resamples] of those that have an interval."""
+
+    values: dict[str, int | float]
+    samples: dict[str, np.ndarray]
+
+    def estimates(self) -> Estimates:
+        """Return every value with its interval."""
+        limits = {key: interval(sample) for key, sample in self.samples.items()}
+        return {key: Estimate(value, *(limits.get(key) or ())) for key, value in self.values.items()}
+
+
+def summarise(tables: Mapping[str, pd.DataFrame], name: str, options: EvalOptions = EvalOptions()) -> Summary:
+    """Compute metrics by fold, `pooled` over the rows of several folds and as `mean of folds`.
 
     Thresholds are chosen for each fold on the other folds of the same table, and only where there are several.
 
     Args:
-        tables: the same folds on several sets of rows; each lesion once, its target known.
+        tables: Predictions of the same folds on several sets of rows; each lesion once, its target known.
         name: of the only part where rows have no fold.
-        how: options.
+        options: of the evaluation.
 
     Raises:
         InputError: a lesion is there twice.
     """
-    tables = {rows: _with_thresholds(table, how) for rows, table in tables.items()}
+    tables = {rows: with_thresholds(table, options) for rows, table in tables.items()}
     folds = folds_of(next(iter(tables.values())))
     parts: dict[str, dict[str, pd.DataFrame]] = {
         f"fold {k}": {rows: table[table["fold"] == k] for rows, table in tables.items()} for k in folds
     }
     if len(folds) != 1:
-        parts["pooled" if folds else name] = tables
-    tick = how.ticker(how.draws * len(tables) * len(parts))
-    seeds = {part: (how.seed, number) for number, part in enumerate(parts)}  # folds are drawn independently
+        parts[POOLED if folds else name] = tables
+    tick = options.ticker(options.resamples * len(tables) * len(parts))
     measured = {
-        part: {rows: _measure(table, how, seeds[part], tick) for rows, table in by_rows.items()}
-        for part, by_rows in parts.items()
+        part: {rows: _measure(table, options, number, tick) for rows, table in by_rows.items()}
+        for number, (part, by_rows) in enumerate(parts.items())
     }
     if len(folds) > 1:
-        measured["mean of folds"] = {rows: _mean([measured[f"fold {k}"][rows] for k in folds]) for rows in tables}
-    return {part: {rows: m.figures() for rows, m in by_rows.items()} for part, by_rows in measured.items()}
+        measured[MEAN] = {rows: _mean([measured[f"fold {k}"][rows] for k in folds]) for rows in tables}
+    return {part: {rows: m.estimates() for rows, m in by_rows.items()} for part, by_rows in measured.items()}
 
 
-def figures_of_run(
-    config: TrainConfig,
-    lesions: pd.DataFrame,
-    table: pd.DataFrame,
-    how: How = How(),
-) -> Parts:
-    """Figures by part, each on the `normalised` rows and the `whole fold`.
+def summarise_run(
+    config: TrainConfig, lesions: pd.DataFrame, table: pd.DataFrame, options: EvalOptions = EvalOptions()
+) -> Summary:
+    """Compute metrics by part, each on the `normalised` rows and the `whole fold`.
 
     Args:
-        config: of the run, whose sampling makes the normalised rows.
+        config: of the run; its sampling makes the normalised rows.
         lesions: of the run, with folds.
         table: out-of-fold predictions of one fold or more.
-        how: options.
+        options: of the evaluation.
     """
-    return figures_by_part(rows_of_run(config, lesions, table), "whole", how)
+    return summarise(rows_of_run(config, lesions, table), "whole", options)
 
 
 def rows_of_run(config: TrainConfig, lesions: pd.DataFrame, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The out-of-fold predictions of a run on its `normalised` rows, and on the `whole fold`."""
+    """Return a run's out-of-fold predictions on its `normalised` rows, and on the `whole fold`."""
     rows = [validation_rows(lesions, k, config.sampling, config.data.seed) for k in folds_of(table)]
     sampled = table["isic_id"].isin(lesions["isic_id"].iloc[np.concatenate(rows)])
     return {"normalised": table[sampled], "whole fold": table}
 
 
-def compare(
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    names: Sequence[str],
-    how: How = How(),
-) -> dict[str, Compared]:
-    """Every headline figure of two Predictions tables of the same lesions, and its difference a - b.
-
-    Both are resampled together: each draw takes the same patients from the one and the other.
+def notes_on(options: EvalOptions, table: pd.DataFrame, keys: Collection[str]) -> list[str]:
+    """Return sentences on the thresholds and intervals of a table's metrics.
 
     Args:
-        a, b: the tables, targets known.
-        names: of both, for messages.
-        how: options.
-
-    Raises:
-        InputError: a lesion twice, or the first lesion that only one table has or that they do not agree on.
+        options: of the evaluation.
+        table: Predictions.
+        keys: of the metrics that are printed.
     """
-    a, b = _aligned(a, b, names)
-    scored = [_with_thresholds(table, how, name) for table, name in zip((a, b), names, strict=True)]
-    values = [_values(table, how) for table in scored]
-    samples: Sequence[dict[str, np.ndarray]] = ({}, {})
-    if how.draws:
-        patient = patients_of(a.assign(patient_id=a["patient_id"].fillna(b["patient_id"])))
-        samples = _resampled(scored, patient, how, (how.seed, 0), how.ticker(how.draws))
-    compared = {}
-    for name in _shared_shares(values):
-        one, other = (of[name] for of in values)
-        both = difference(*(of[name] for of in samples)) if all(name in of for of in samples) else None
-        compared[name] = Compared(one, other, one - other, *(both or ()))
-    return compared
+    notes = [f"thresholded at {options.threshold:g}"]
+    aim = "of the highest F1" if options.sensitivity is None else f"with a sensitivity of {options.sensitivity:g}"
+    notes.append(
+        f"chosen threshold: that {aim} on the other folds, so never chosen on the rows it is reported on"
+        if any(key.startswith(CHOSEN) for key in keys)
+        else "no threshold can be chosen: that takes out-of-fold predictions of two folds, both with malignant lesions"
+    )
+    if options.resamples:
+        by = "patients" if resampled_by(table) == "patient" else "rows, since no patient is known to have two of them"
+        notes.append(f"[{LEVEL:.0%} interval] by {options.resamples:,} draws of {by}")
+    return notes
 
 
-def as_json(figures: Parts | Mapping[str, Compared], notes: Sequence[str], draws: int, by: str) -> str:
-    """What programs write: `notes`; `bootstrap` with `draws`, `by` and `level`, null without draws; `figures`.
+def as_json(estimates: Mapping[str, Any], notes: Sequence[str], resamples: int, by: str) -> str:
+    """Return metrics as JSON, with `notes`, a list of text, and `bootstrap`, null or `draws`, `by` and `level`.
 
-    A figure is an object of its fields by name; what is undefined or has no interval is null.
+    `figures` is a tree. Of a `Summary` it is by part (`fold k`, `pooled`, `mean of folds`, or the name of a table
+    without folds), by set of rows (`normalised`, `whole fold` or `all rows`), and by key (those of `registry.summary`,
+    and after `chosen_` those at the threshold chosen on the other folds); then come `value`, `low` and `high`. Of
+    comparisons it is by key alone, then `a`, `b`, `difference`, `low`, `high` and `p`. Undefined values and missing
+    intervals are null.
+
+    Args:
+        estimates: such a tree of dictionaries, with named tuples for leaves.
+        notes: sentences for the reader.
+        resamples: number of resamples; 0 for no intervals.
+        by: the unit drawn, patient or row.
     """
-    bootstrap = {"draws": draws, "by": by, "level": LEVEL} if draws else None
-    content = {"notes": list(notes), "bootstrap": bootstrap, "figures": without_nan(_fields(figures))}
+    bootstrap = {"draws": resamples, "by": by, "level": LEVEL} if resamples else None
+    content = {"notes": list(notes), "bootstrap": bootstrap, "figures": without_nan(_fields(estimates))}
     return json.dumps(content, indent=2) + "\n"
 
 
 def _fields(tree: Any) -> dict[str, Any]:
-    """Named tuples in a tree of dictionaries as dictionaries of their fields."""
     if isinstance(tree, dict):
         return {name: _fields(inner) for name, inner in tree.items()}
     return tree._asdict()
 
 
 def folds_of(table: pd.DataFrame) -> list[int]:
-    """The folds of a Predictions table, ascending; none where a row has no fold."""
+    """Return the folds of a Predictions table, ascending; none where a row has no fold."""
     return [] if table["fold"].isna().any() else sorted(int(k) for k in table["fold"].unique())
 
 
 def patients_of(table: pd.DataFrame) -> np.ndarray:
-    """The patient [n] of each row, as numbers that sort as the names do; a row without one is a patient of its own."""
+    """Return the patient [n] of each row as a number, in the order of the names; each unknown one is another."""
     names = table["patient_id"].astype("string").fillna("row " + table["isic_id"].astype("string"))
     return pd.factorize(names, sort=True)[0]
 
 
-def drawn_by(table: pd.DataFrame) -> Literal["patient", "row"]:
-    """What a bootstrap of this table draws: rows, where no patient is known to have two of them."""
+def resampled_by(table: pd.DataFrame) -> Literal["patient", "row"]:
+    """Return the unit that a bootstrap of this table draws: rows, where no patient is known to have two of them."""
     return "patient" if table["patient_id"].dropna().duplicated().any() else "row"
 
 
-@dataclass(frozen=True)
-class _Measured:
-    values: dict[str, float]
-    samples: dict[str, np.ndarray]  # [draws] of the headline figures
+def with_thresholds(table: pd.DataFrame, options: EvalOptions, name: str = "the table") -> pd.DataFrame:
+    """Add `chosen`, the threshold of each row that was chosen on the other folds, nan where it cannot be.
 
-    def figures(self) -> Figures:
-        limits = {name: interval(sample) for name, sample in self.samples.items()}
-        return {name: Figure(value, *(limits.get(name) or ())) for name, value in self.values.items()}
-
-
-def _measure(table: pd.DataFrame, how: How, seed: tuple[int, int], tick: Callable[[int], object]) -> _Measured:
-    if not how.draws:
-        return _Measured(_values(table, how), {})
-    return _Measured(_values(table, how), _resampled([table], patients_of(table), how, seed, tick)[0])
-
-
-def _mean(folds: Sequence[_Measured]) -> _Measured:
-    """The mean of what all folds have, counts left out; its draws are means of the folds', which share no patient."""
-    shared = _shared_shares([fold.values for fold in folds])
-    return _Measured(
-        {name: float(np.mean([fold.values[name] for fold in folds])) for name in shared},
-        {name: np.mean([f.samples[name] for f in folds], 0) for name in shared if name in folds[0].samples},
-    )
-
-
-def _shared_shares(values: Sequence[dict[str, float]]) -> list[str]:
-    """Names of the figures that all have, without counts, thresholds and what the rows alone decide."""
-    shares = [name for name, value in values[0].items() if isinstance(value, float) and not name.endswith("threshold")]
-    return [name for name in shares if name != "positive_to_negative" and all(name in of for of in values)]
-
-
-def _with_thresholds(table: pd.DataFrame, how: How, name: str = "the table") -> pd.DataFrame:
-    """The table with `chosen`, the threshold of each row that was chosen on the other folds, nan where it cannot be."""
+    Raises:
+        InputError: a lesion is there twice; the message begins with `name`.
+    """
     if (twice := table["isic_id"].duplicated()).any():
         first = table["isic_id"][twice].iloc[0]
         raise InputError(f"{name}: {first} is there for two models; keep the rows of one, or one row for each lesion")
     if len(folds_of(table)) < 2:
         return table.assign(chosen=np.nan)
     columns = (table[column].to_numpy(np.float64) for column in ("target", "prediction", "fold"))
-    return table.assign(chosen=on_other_folds(*columns, choose=how.choose))
+    return table.assign(chosen=on_other_folds(*columns, choose=options.choose))
 
 
-def _columns(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    return table["target"].to_numpy(np.int8), table["prediction"].to_numpy()
+def plain_values(table: pd.DataFrame, options: EvalOptions) -> dict[str, int | float]:
+    """Return the metrics of a table with thresholds by key, without intervals."""
+    return summary(_target(table), table["prediction"].to_numpy(), _thresholds(table, options))
 
 
-def _values(table: pd.DataFrame, how: How) -> dict[str, float]:
-    values = summary(*_columns(table), how.threshold)
-    chosen = table["chosen"].to_numpy()
-    if np.isnan(chosen).any():
-        return values
-    if len(set(chosen)) == 1:
-        at_chosen = classification(*_columns(table), float(chosen[0]))
-    else:  # of several folds
-        tn, fp, fn, tp = confusion(*_columns(table), chosen)
-        at_chosen = {"tn": tn, "fp": fp, "fn": fn, "tp": tp, "predicted_positives": tp + fp}
-        at_chosen |= {name: float(share) for name, share in rates(tn, fp, fn, tp).items()}
-    return values | {CHOSEN + name: value for name, value in at_chosen.items()}
-
-
-def _resampled(
+def resampled_values(
     tables: Sequence[pd.DataFrame],
     patient: np.ndarray,
-    how: How,
-    seed: tuple[int, int],
+    options: EvalOptions,
+    stream: int,
     tick: Callable[[int], object],
 ) -> Sequence[dict[str, np.ndarray]]:
-    """The draws of the headline figures of one table, or of several on the same rows."""
-    scores = []
-    for table in tables:
-        chosen = table["chosen"].to_numpy()
-        thresholds = {"": how.threshold} | ({} if np.isnan(chosen).any() else {CHOSEN: chosen})
-        scores.append(Scores(table["prediction"].to_numpy(), thresholds))
-    target = tables[0]["target"].to_numpy(np.int8)
-    return resample(target, scores, patient, draws=how.draws, seed=seed, tick=tick).samples
+    """Return [resamples] of the metrics of one table with thresholds, or of several on the same rows.
+
+    Args:
+        tables: Predictions with thresholds.
+        patient: [n] of each row.
+        options: of the evaluation; at least one resample.
+        stream: number of the random stream; parts of another number are drawn independently.
+        tick: called with the number of resamples just done.
+    """
+    scores = [Scores(table["prediction"].to_numpy(), _thresholds(table, options)) for table in tables]
+    seed = options.seed, stream
+    return resample(_target(tables[0]), scores, patient, resamples=options.resamples, seed=seed, tick=tick).samples
 
 
-def _aligned(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables by isic_id, or InputError for the first lesion that they do not share or agree on."""
-    for one, other, (here, there) in ((a, b, names), (b, a, names[::-1])):
-        if (alone := ~one["isic_id"].isin(other["isic_id"])).any():
-            first = one["isic_id"][alone].min()
-            raise InputError(f"{first} is in {here} and not in {there}: two tables compare on the same rows only")
-    a, b = (table.sort_values("isic_id", ignore_index=True) for table in (a, b))
-    if len(a) == len(b):  # otherwise a lesion is there twice, which is found next
-        for column in ("target", "patient_id"):
-            if (differ := (a[column] != b[column]).fillna(False)).any():
-                row = int(np.argmax(differ.to_numpy(bool)))
-                both = " and ".join(f"{t[column][row]} in {name}" for t, name in zip((a, b), names, strict=True))
-                raise InputError(f"{column} of {a['isic_id'][row]} is {both}: two tables must agree on it")
-    return a, b
+def shared_keys(values: Sequence[Collection[str]]) -> list[str]:
+    """Return the keys of metrics that have an interval and are in all of several sets."""
+    return [key for key in values[0] if has_interval(key) and all(key in other for other in values)]
+
+
+def _measure(table: pd.DataFrame, options: EvalOptions, stream: int, tick: Callable[[int], object]) -> Measured:
+    values = plain_values(table, options)
+    if not options.resamples:
+        return Measured(values, {})
+    return Measured(values, resampled_values([table], patients_of(table), options, stream, tick)[0])
+
+
+def _mean(folds: Sequence[Measured]) -> Measured:
+    """Return the mean of all shared metrics, and of their resamples, which folds draw independently."""
+    shared = shared_keys([fold.values for fold in folds])
+    return Measured(
+        {key: float(np.mean([fold.values[key] for fold in folds])) for key in shared},
+        {key: np.mean([fold.samples[key] for fold in folds], 0) for key in shared if key in folds[0].samples},
+    )
+
+
+def _target(table: pd.DataFrame) -> np.ndarray:
+    return table["target"].to_numpy(np.int8)
+
+
+def _thresholds(table: pd.DataFrame, options: EvalOptions) -> dict[str, float | np.ndarray]:
+    chosen = table["chosen"].to_numpy()
+    return {"": options.threshold} | ({} if np.isnan(chosen).any() else {CHOSEN: chosen})

@@ -12,7 +12,9 @@ Choose = Callable[[np.ndarray, np.ndarray], float]
 
 
 def best_f1(target: ArrayLike, prediction: ArrayLike) -> float:
-    """The threshold, one of the predictions, of the highest malignant F1; the highest of several, nan for no malignant.
+    """Return the threshold, one of the predictions, of the highest malignant F1; nan without a malignant row.
+
+    Of several the highest.
 
     Raises:
         InputError: columns that `metrics` refuses.
@@ -24,7 +26,7 @@ def best_f1(target: ArrayLike, prediction: ArrayLike) -> float:
 
 
 def at_sensitivity(target: ArrayLike, prediction: ArrayLike, sensitivity: float) -> float:
-    """The highest threshold, one of the predictions, of at least this sensitivity; nan for no malignant row.
+    """Return the highest threshold, one of the predictions, of at least this sensitivity; nan for no malignant row.
 
     Raises:
         InputError: `sensitivity` is outside (0, 1], or columns that `metrics` refuses.
@@ -36,7 +38,7 @@ def at_sensitivity(target: ArrayLike, prediction: ArrayLike, sensitivity: float)
 
 
 def on_other_folds(target: ArrayLike, prediction: ArrayLike, fold: ArrayLike, choose: Choose = best_f1) -> np.ndarray:
-    """The threshold [n] of each row, chosen on the rows of all folds but its own; nan where there are none.
+    """Return the threshold [n] of each row, chosen on the rows of all folds but its own; nan where there are none.
 
     Args:
         target: [n] 0 or 1.
@@ -47,7 +49,7 @@ def on_other_folds(target: ArrayLike, prediction: ArrayLike, fold: ArrayLike, ch
     target, prediction, fold = np.asarray(target), np.asarray(prediction), np.asarray(fold)
     threshold = np.full(len(fold), np.nan)
     for k in np.unique(fold):
-        here = fold == k
-        if not here.all():
-            threshold[here] = choose(target[~here], prediction[~here])
+        held_out = fold == k
+        if not held_out.all():
+            threshold[held_out] = choose(target[~held_out], prediction[~held_out])
     return threshold

@@ -139,7 +139,7 @@ def predict_ensemble(
     ensemble, rows = Ensemble(run, batches, which), np.arange(len(lesions))
     decode_ahead(batches, rows, again=False, progress=progress)
     with progress(ensemble.title, len(rows)) as meter:
-        return ensemble.predict(lesions, rows, lambda n: meter.tick(steps=n))
+        return ensemble.predict(lesions, rows, meter.advance)
 
 
 def _ready(run: Run, batches: Batches) -> tuple[Step, Mesh]:

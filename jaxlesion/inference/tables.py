@@ -54,7 +54,7 @@ def predict_files(
     batches = Batches(images, lesions["isic_id"], None, data_config(run, options.batch_size))
     ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated)
     with progress(ensemble.title, len(lesions)) as meter:
-        return ensemble.predict(lesions, range(len(lesions)), lambda n: meter.tick(steps=n)), ensemble.name
+        return ensemble.predict(lesions, range(len(lesions)), meter.advance), ensemble.name
 
 
 def predict_dataset(
@@ -95,7 +95,7 @@ def predict_dataset(
     with hooks.progress(ensemble.title, sum(len(shards.rows(shard)) for shard in missing)) as meter:
         for shard in missing:
             rows = shards.rows(shard)
-            shards.write(shard, ensemble.predict(lesions.iloc[rows], rows, lambda n: meter.tick(steps=n)))
+            shards.write(shard, ensemble.predict(lesions.iloc[rows], rows, meter.advance))
     rate = f" ({meter.rate:,.0f} img/s)" if meter.rate else ""
     if not shards.merge():
         left = f"{len(shards.missing())} of {len(shards)} shards are missing"

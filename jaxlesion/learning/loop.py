@@ -152,4 +152,4 @@ def decode_ahead(batches: Any, rows: np.ndarray, *, again: bool, progress: type[
         return
     if ids := batches.to_cache(rows, again=again):
         with progress("decoding", len(ids)) as meter:
-            batches.cache.fill(ids, batches.decoded, batches.config.workers, lambda n: meter.tick(steps=n))
+            batches.cache.fill(ids, batches.decoded, batches.config.workers, meter.advance)

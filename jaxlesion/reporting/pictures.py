@@ -1,4 +1,4 @@
-"""The pictures of a run's report, and what stands beside them."""
+"""The pictures of a run's report, and the tables beside them."""
 
 import base64
 from collections.abc import Mapping
@@ -13,18 +13,18 @@ import pandas as pd
 from jaxlesion.core.config import RECIPES
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.batches import Batches, open_batches
-from jaxlesion.data.dataset import Dataset
-from jaxlesion.evaluation.calibration import reliability
-from jaxlesion.evaluation.metrics import brier_score, expected_calibration_error, log_loss
+from jaxlesion.evaluation.registry import CHOSEN, Table, values_of
+from jaxlesion.evaluation.reliability import reliability
+from jaxlesion.evaluation.statistics import Confusion
 from jaxlesion.evaluation.subgroups import MIN_POSITIVES, by_subgroup
-from jaxlesion.evaluation.summary import CHOSEN, Figure, Parts, folds_of
+from jaxlesion.evaluation.summary import Estimate
 from jaxlesion.inference.predictor import data_config, restore_variables
 from jaxlesion.learning.augment import augment
 from jaxlesion.learning.loop import predict_rows
 from jaxlesion.learning.step import make_grad_cam_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.reporting import plots
-from jaxlesion.runs.store import Run
+from jaxlesion.reporting.source import Source
 from jaxlesion.runtime.devices import data_mesh
 
 if TYPE_CHECKING:
@@ -42,55 +42,22 @@ ONE_FOLD = (
 
 @dataclass
 class Pictures:
-    """The pictures of a report by name, and why those that are missing cannot be shown."""
+    """The pictures of a report by name, and for each missing one the reason."""
 
     content: dict[str, bytes] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, drawing: "Drawing") -> None:
+        """Keep a drawing as PNG."""
         self.content[name] = plots.png(drawing)
 
     def uri(self, name: str) -> str:
-        """The picture itself, as an address that asks nobody for it."""
+        """Return the picture as a data URI, which needs no network."""
         return "data:image/png;base64," + base64.b64encode(self.content[name]).decode()
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a report is made of."""
-
-    run: Run
-    dataset: Dataset
-    lesions: pd.DataFrame  # of the run, with folds
-    table: pd.DataFrame  # out-of-fold predictions, of the finished folds' rows
-    parts: Parts
-    chosen: np.ndarray  # [n] the threshold of each row of the table, chosen on the other folds; nan where it cannot be
-
-    @property
-    def folds(self) -> list[int]:
-        return folds_of(self.table)
-
-    @property
-    def overall(self) -> str:
-        """The part that all rows of the table are in."""
-        return "pooled" if len(self.folds) > 1 else f"fold {self.folds[0]}"
-
-    @property
-    def columns(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.table["target"].to_numpy(np.int8), self.table["prediction"].to_numpy(np.float64)
-
-    @property
-    def threshold(self) -> np.ndarray:
-        """[n] The chosen threshold, else 0.5."""
-        return np.where(np.isnan(self.chosen), 0.5, self.chosen)
-
-    @property
-    def has_chosen(self) -> bool:
-        return not np.isnan(self.chosen).any()
-
-
 def draw_curves(source: Source, pictures: Pictures) -> None:
-    """Learning curves, ROC, precision and recall, confusions and scores."""
+    """Draw learning curves, ROC, precision and recall, confusions and scores."""
     pictures.add("learning_curves", plots.learning_curves({k: source.run.fold(k).metrics() for k in source.folds}))
     target, prediction = source.columns
     if len(np.unique(target)) == 2:
@@ -103,10 +70,10 @@ def draw_curves(source: Source, pictures: Pictures) -> None:
     else:
         why = "There is no curve: the held-out rows are all of one class."
         pictures.missing |= {"roc": why, "precision_recall": why}
-    figures = source.parts[source.overall]["whole fold"]
+    estimates = source.summary[source.overall]["whole fold"]
     titles = {"threshold 0.5": ""} | ({"threshold chosen on the other folds": CHOSEN} if source.has_chosen else {})
     matrices = {
-        title: plots.Confusion(*(int(figures[prefix + name].value) for name in plots.Confusion._fields))
+        title: Confusion(*(int(estimates[prefix + name].value) for name in Confusion._fields[:4]))
         for title, prefix in titles.items()
     }
     pictures.add("confusion", plots.confusion_matrices(matrices))
@@ -116,7 +83,7 @@ def draw_curves(source: Source, pictures: Pictures) -> None:
 
 
 def draw_reliability(source: Source, pictures: Pictures) -> tuple[np.ndarray | None, dict[str, dict[str, float]]]:
-    """The diagrams; the calibrated prediction of each row, if the run has a calibration, and figures of both."""
+    """Draw the diagrams; return each row's calibrated prediction, if the run has a calibration, and scores of both."""
     target, prediction = source.columns
     both, calibrated = {"as predicted": prediction}, None
     try:
@@ -125,13 +92,12 @@ def draw_reliability(source: Source, pictures: Pictures) -> tuple[np.ndarray | N
     except InputError as e:
         pictures.missing["calibrated"] = f"No calibrated predictions: {e}"
     pictures.add("reliability", plots.reliability_diagram({name: reliability(target, p) for name, p in both.items()}))
-    scores = {"Brier score": brier_score, "log loss": log_loss, "calibration error": expected_calibration_error}
-    return calibrated, {name: {label: f(target, p) for label, f in scores.items()} for name, p in both.items()}
+    return calibrated, {name: values_of(Table.CALIBRATION, target, p) for name, p in both.items()}
 
 
-def draw_subgroups(source: Source, pictures: Pictures, draws: int) -> list[dict[str, Any]]:
-    """The forest plot; the subgroups as rows of a table."""
-    found = by_subgroup(source.table, source.lesions, source.threshold, draws=draws)
+def draw_subgroups(source: Source, pictures: Pictures, resamples: int) -> list[dict[str, Any]]:
+    """Draw the forest plot; return the subgroups as rows of a table."""
+    found = by_subgroup(source.table, source.lesions, source.threshold, resamples=resamples)
     if found.empty:
         pictures.missing["subgroups"] = "The metadata has none of the columns that subgroups are made by."
     elif (given := found[found["sensitivity"].notna()]).empty:
@@ -141,7 +107,7 @@ def draw_subgroups(source: Source, pictures: Pictures, draws: int) -> list[dict[
     return [
         row
         | {
-            name: "" if np.isnan(row[name]) else cell(Figure(row[name], *(_known(row[name + end]) for end in LIMITS)))
+            name: "" if np.isnan(row[name]) else cell(Estimate(row[name], *(_known(row[name + end]) for end in LIMITS)))
             for name in ("roc_auc", "sensitivity")
         }
         for row in found.to_dict("records")
@@ -153,7 +119,7 @@ def _known(value: float) -> float | None:
 
 
 def draw_augmentation(source: Source, pictures: Pictures) -> None:
-    """Some malignant lesions, spread over the table, each with its first draws of the run's recipe."""
+    """Draw some malignant lesions, spread over the table, each with its first augmentations by the run's recipe."""
     run, spec = source.run, RECIPES[source.run.config.augment.recipe]
     malignant = np.flatnonzero(source.lesions["target"] == 1)
     if run.config.augment.recipe == "none" or not len(malignant):
@@ -164,14 +130,14 @@ def draw_augmentation(source: Source, pictures: Pictures) -> None:
     batches = batches_of(source)
     images = np.stack([batches.image(row) for row in rows])
     step = jax.jit(partial(augment, spec=spec, seed=run.config.data.seed))
-    draws = np.stack([step(images, epoch=epoch, rows=rows.astype(np.int32)) for epoch in range(SHOWN)], 1)
-    pictures.add("augmentation", plots.contact_sheet(images, draws, source.lesions["isic_id"].iloc[rows].tolist()))
+    augmented = np.stack([step(images, epoch=epoch, rows=rows.astype(np.int32)) for epoch in range(SHOWN)], 1)
+    pictures.add("augmentation", plots.contact_sheet(images, augmented, source.lesions["isic_id"].iloc[rows].tolist()))
 
 
 def draw_mistakes(
     source: Source, pictures: Pictures, calibrated: np.ndarray | None
 ) -> dict[str, list[Mapping[str, Any]]]:
-    """The false positives of the highest and the false negatives of the lowest predictions, as rows of two tables."""
+    """Draw false positives of the highest and false negatives of the lowest predictions; return rows of two tables."""
     table = source.table.assign(threshold=source.threshold, calibrated=np.nan if calibrated is None else calibrated)
     called, malignant = table["prediction"] >= table["threshold"], table["target"] == 1
     shown = {
@@ -196,29 +162,29 @@ def draw_mistakes(
 
 
 def heat(source: Source, batches: Batches, rows: np.ndarray) -> dict[int, np.ndarray]:
-    """Grad-CAM [h, w] by row, each by the network of the fold that held the row out."""
+    """Return Grad-CAM [h, w] by row, each by the network of the fold that held the row out."""
     step, mesh = make_grad_cam_step(build_model(source.run.config.model)), data_mesh(batches.config.batch_size)
     fold, maps = source.lesions["fold"].to_numpy()[rows], {}
     for k in np.unique(fold).tolist():
         variables, _ = restore_variables(source.run, k, mesh=mesh)
-        here = rows[fold == k]
-        found = predict_rows(step, variables, batches, here, mesh, f"fold {k}: Grad-CAM")
-        maps |= dict(zip(here.tolist(), found, strict=True))
+        held_out = rows[fold == k]
+        found = predict_rows(step, variables, batches, held_out, mesh, f"fold {k}: Grad-CAM")
+        maps |= dict(zip(held_out.tolist(), found, strict=True))
     return maps
 
 
 def batches_of(source: Source) -> Batches:
-    """The images of the run's lesions, as training has left them; so few are read that none is kept anew."""
+    """Open the images of the run's lesions, cached if training cached them; too few are read to start a cache."""
     config, digest = data_config(source.run, BATCH), source.run.manifest["data"]["images"]
     return open_batches(config, source.lesions, source.dataset, digest, new=False)
 
 
-def cell(figure: Figure | None) -> str:
-    """A figure and its interval as text."""
-    if figure is None:
+def cell(estimate: Estimate | None) -> str:
+    """Return a value and its interval as text."""
+    if estimate is None:
         return ""
-    if isinstance(figure.value, int):
-        return f"{figure.value:,}"
-    if np.isnan(figure.value):
+    if isinstance(estimate.value, int):
+        return f"{estimate.value:,}"
+    if np.isnan(estimate.value):
         return "undefined"
-    return f"{figure.value:.3f}" + ("" if figure.low is None else f" ({figure.low:.3f}–{figure.high:.3f})")
+    return f"{estimate.value:.3f}" + ("" if estimate.low is None else f" ({estimate.low:.3f}–{estimate.high:.3f})")

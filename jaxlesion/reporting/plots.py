@@ -1,44 +1,36 @@
-"""The pictures of a report: from arrays to a matplotlib figure, and from that to PNG."""
+"""The pictures of a report, drawn from arrays by matplotlib, and their PNG."""
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from jaxlesion.evaluation.calibration import Reliability
 from jaxlesion.evaluation.metrics import CLASSES, MIN_TPR, precision_recall_curve, roc_curve
+from jaxlesion.evaluation.reliability import Reliability
+from jaxlesion.evaluation.statistics import Confusion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 120
-COLOURS = {"benign": "#3b6fb6", "malignant": "#c2452d"}  # apart also for who sees no red or no green
+COLOURS = {"benign": "#3b6fb6", "malignant": "#c2452d"}  # distinct without red or green vision too
 SHADE = "#f0b429"
 FLOOR = 1e-5  # the least share on a logarithmic axis
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # by name: target [n] and prediction [n]
 
 
-class Confusion(NamedTuple):
-    """Numbers of rows."""
-
-    tn: int
-    fp: int
-    fn: int
-    tp: int
-
-
 def png(figure: "Figure") -> bytes:
-    """The figure as a PNG."""
+    """Return the figure as a PNG."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DPI)
     return out.getvalue()
 
 
 def learning_curves(records: Mapping[int, Sequence[Mapping[str, Any]]]) -> "Figure":
-    """Training loss, and ROC AUC and pAUC on the normalised validation rows, by epoch; a line per fold.
+    """Draw training loss, and ROC AUC and pAUC on the normalised validation rows, by epoch; a line per fold.
 
     Args:
         records: of `FoldDir.metrics`, by fold; null is a gap.
@@ -59,7 +51,7 @@ def learning_curves(records: Mapping[int, Sequence[Mapping[str, Any]]]) -> "Figu
 
 
 def roc(folds: Curves, overall: tuple[np.ndarray, np.ndarray], name: str) -> "Figure":
-    """ROC curves; the area that the challenge scores, above 80 % TPR, is shaded under the overall curve.
+    """Draw ROC curves; the area that the challenge scores, above 80 % TPR, is shaded under the overall curve.
 
     Args:
         folds: thin lines.
@@ -81,7 +73,7 @@ def roc(folds: Curves, overall: tuple[np.ndarray, np.ndarray], name: str) -> "Fi
 
 
 def precision_recall(folds: Curves, overall: tuple[np.ndarray, np.ndarray], name: str) -> "Figure":
-    """Precision by recall, as steps: nothing is interpolated between two operating points. Arguments as for `roc`."""
+    """Draw precision by recall, as steps without interpolation between operating points. Arguments as for `roc`."""
     figure, axis = _square("recall (sensitivity)", "precision")
     axis.axhline(overall[0].mean(), color="grey", linewidth=0.8, linestyle=":", label="chance: share of malignant rows")
     for label, columns in folds.items():
@@ -94,7 +86,7 @@ def precision_recall(folds: Curves, overall: tuple[np.ndarray, np.ndarray], name
 
 
 def reliability_diagram(diagrams: Mapping[str, Reliability]) -> "Figure":
-    """Observed by predicted share of malignant rows, a panel each, on logarithmic axes since both are small.
+    """Draw observed by predicted share of malignant rows, a panel each, on logarithmic axes since both are small.
 
     A bin without a malignant row has no place there: an arrow hangs from the upper end of its interval.
     """
@@ -117,10 +109,10 @@ def reliability_diagram(diagrams: Mapping[str, Reliability]) -> "Figure":
 
 
 def confusion_matrices(matrices: Mapping[str, Confusion]) -> "Figure":
-    """Numbers of rows by true and called class, a panel each, coloured by their share of the true class."""
+    """Draw numbers of rows by true and called class, a panel each, coloured by their share of the true class."""
     figure, axes = _axes(1, len(matrices), (3.6 * len(matrices), 3.3))
     for axis, (title, found) in zip(axes, matrices.items(), strict=True):
-        counts = np.reshape(found, (2, 2))
+        counts = np.reshape(found[:4], (2, 2))
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts):
@@ -135,7 +127,7 @@ def confusion_matrices(matrices: Mapping[str, Confusion]) -> "Figure":
 
 
 def score_histogram(target: np.ndarray, prediction: np.ndarray) -> "Figure":
-    """How many rows of each class have which prediction; counts on a logarithmic axis."""
+    """Draw a histogram of the predictions of each class; counts on a logarithmic axis."""
     figure, (axis,) = _axes(1, 1, (7, 3.5))
     edges = np.linspace(0, 1, 41)
     for label, name in enumerate(CLASSES):
@@ -149,7 +141,7 @@ def score_histogram(target: np.ndarray, prediction: np.ndarray) -> "Figure":
 
 
 def forest(found: pd.DataFrame) -> "Figure":
-    """ROC AUC and sensitivity of each subgroup with their intervals.
+    """Draw ROC AUC and sensitivity of each subgroup with their intervals.
 
     Args:
         found: rows of `by_subgroup`, at least one.
@@ -167,17 +159,17 @@ def forest(found: pd.DataFrame) -> "Figure":
     return figure
 
 
-def contact_sheet(originals: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> "Figure":
-    """Each lesion in a row: as it is, then as it was augmented.
+def contact_sheet(originals: np.ndarray, augmented: np.ndarray, names: Sequence[str]) -> "Figure":
+    """Draw each lesion in a row: the original, then augmented ones.
 
     Args:
         originals: uint8 [n, h, w, 3].
-        draws: uint8 [n, k, h, w, 3].
+        augmented: uint8 [n, k, h, w, 3].
         names: [n].
     """
-    n, k = draws.shape[:2]
+    n, k = augmented.shape[:2]
     figure, axes = _axes(n, k + 1, (1.35 * (k + 1), 1.45 * n + 0.2), images=True)
-    images = np.concatenate([originals[:, None], draws], 1).reshape(-1, *draws.shape[2:])
+    images = np.concatenate([originals[:, None], augmented], 1).reshape(-1, *augmented.shape[2:])
     for axis, image in zip(axes, images, strict=True):
         axis.imshow(image)
     for axis, name in zip(axes[:: k + 1], names, strict=True):
@@ -186,7 +178,7 @@ def contact_sheet(originals: np.ndarray, draws: np.ndarray, names: Sequence[str]
 
 
 def lesions(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str]) -> "Figure":
-    """Lesions side by side, under each its Grad-CAM over it.
+    """Draw lesions side by side, and below each the same under its Grad-CAM.
 
     Args:
         images: uint8 [n, h, w, 3].
@@ -205,7 +197,7 @@ def lesions(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str]
 
 
 def _axes(rows: int, columns: int, inches: tuple[float, float], *, images: bool = False) -> "tuple[Figure, list[Axes]]":
-    """A figure and its axes, row by row; without ticks for images. No state of pyplot is touched."""
+    """Return a figure and its axes, row by row, without ticks for images; pyplot's state is not touched."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=inches, layout="constrained")

@@ -1,4 +1,4 @@
-"""Which folds of a run a command means."""
+"""Which folds of a run are meant."""
 
 from typing import Literal
 
@@ -10,13 +10,17 @@ from jaxlesion.runs.store import Run
 def choose_folds(wanted: tuple[int, ...] | Literal["all"], existing: list[int]) -> list[int]:
     """Return the folds that `--fold` means, ascending.
 
+    Args:
+        wanted: fold numbers, or all.
+        existing: the folds that there are.
+
     Raises:
-        InputError: one that does not exist.
+        InputError: a wanted one does not exist.
     """
-    chosen = existing if wanted == "all" else sorted(set(wanted))
-    if absent := [k for k in chosen if k not in existing]:
+    folds = existing if wanted == "all" else sorted(set(wanted))
+    if absent := [k for k in folds if k not in existing]:
         raise InputError(f"--fold {absent[0]}: the folds are {', '.join(map(str, existing))}")
-    return chosen
+    return folds
 
 
 def folds_to_train(run: Run, config: TrainConfig) -> list[int]:

@@ -1,6 +1,7 @@
 """Memory that the process keeps between steps, in large pages: on a CPU a training step is a third faster for it."""
 
 import ctypes
+import gc
 import os
 import sys
 
@@ -8,6 +9,13 @@ import sys
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 MADV_HUGEPAGE = 14
 PAGE = 4096
+
+
+def prepare_process() -> None:
+    """Set up memory and the garbage collector; to be called once, by a program after its imports."""
+    keep_memory()
+    gc.freeze()  # what imports made is not garbage: looking for it takes a sixth of the time that tracing takes
+    gc.set_threshold(100_000, 50, 50)  # nor is what tracing makes
 
 
 def keep_memory() -> bool:

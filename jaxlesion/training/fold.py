@@ -14,7 +14,7 @@ from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.batches import steps_per_epoch
 from jaxlesion.data.folds import training_rows, validation_rows
 from jaxlesion.data.predictions import predictions_table, write_predictions
-from jaxlesion.evaluation.metrics import summary
+from jaxlesion.evaluation.registry import summary
 from jaxlesion.learning.checkpoint import Checkpoints
 from jaxlesion.learning.trainer import Epoch, FoldRows, train_fold
 from jaxlesion.runs.store import FoldDir

@@ -1,73 +1,25 @@
-"""What a person sees: progress, tables, and one line for an error. Only programs print."""
+"""Progress and tables on a terminal."""
 
-import errno
-import gc
-import logging
-import signal
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import Meter
-from jaxlesion.evaluation.metrics import CLASSES
-from jaxlesion.evaluation.summary import CHOSEN, Compared, Figure
-from jaxlesion.runtime.memory import keep_memory
+from jaxlesion.evaluation import registry
+from jaxlesion.evaluation.compare import Comparison
+from jaxlesion.evaluation.summary import MEAN, POOLED, Estimate, Estimates, Summary
 
 console = Console(highlight=False, soft_wrap=True)
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 LOG_SECONDS = 60  # between two lines of progress where there is no terminal
 
 
-def run_program(program: Callable[[], Any]) -> None:
-    """Call `program`; an InputError, or that nothing can be written, becomes one line on stderr and exit code 2.
-
-    Ctrl-C becomes one line too, and exit code 130; a warning becomes one line, and the program goes on.
-    """
-    for name in ("absl", "asyncio"):  # Orbax reports every save there, and what it raises too a dozen times
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = _unraisable
-    warnings.showwarning = _show_warning
-    keep_memory()
-    gc.freeze()  # what imports made is not garbage: looking for it takes a sixth of the time that tracing takes
-    gc.set_threshold(100_000, 50, 50)  # nor is what tracing makes
-    try:
-        program()
-    except InputError as e:
-        reason = str(e)
-    except KeyboardInterrupt:
-        print("SIGINT: stopped", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
-    except OSError as e:
-        if e.errno not in UNWRITABLE:
-            raise
-        reason = f"{e.filename or 'a file'} cannot be written ({e.strerror}): make room, or write elsewhere"
-    else:
-        return
-    print(f"error: {reason}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    if "async_serialize" not in str(message):  # what Orbax leaves of a save that failed, which has been raised already
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def _unraisable(what: "sys.UnraisableHookArgs") -> None:
-    """TensorStore's own threads say here, dozens of times, that a save failed which has been raised once already."""
-    if str(what.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(what)
-
-
 def say(text: str) -> None:
-    """One line, as it is."""
+    """Print one line, as it is."""
     console.print(text, markup=False)
 
 
@@ -109,74 +61,72 @@ class ProgressBar(Meter):
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; gives what takes the number done and the number there will be."""
+    """Show a progress bar; yield `update(done, total)`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-# Label and key of every figure that is printed. Those at a threshold stand under it, in a section of their own.
-RATES = (("precision", "precision"), ("recall", "recall"), ("F1", "f1"))
-BY_CLASS = tuple((f"{c} {name}", f"{c}_{key}") for c in CLASSES for name, key in RATES)
-FIGURES = (
-    ("rows", "n"),
-    ("malignant", "positives"),
-    ("malignant : benign", "positive_to_negative"),
-    ("ROC AUC", "roc_auc"),
-    ("pAUC above 80 % TPR", "pauc"),
-    ("PR AUC", "pr_auc"),
-    *((f"sens. at {s} % spec.", f"sensitivity_at_{s}_specificity") for s in (90, 95)),
-    *((f"spec. at {s} % sens.", f"specificity_at_{s}_sensitivity") for s in (90, 95)),
-    ("Brier score", "brier"),
-    ("calibration error", "ece"),
-    ("threshold", "threshold"),
-    ("called malignant", "predicted_positives"),
-    ("accuracy", "accuracy"),
-    ("Hamming loss", "hamming"),
-    *BY_CLASS,
-    *((f"{mean} {name}", f"{mean}_{key}") for mean in ("macro", "weighted") for name, key in RATES),
-    ("chosen threshold", f"{CHOSEN}threshold"),
-    ("called malignant", f"{CHOSEN}predicted_positives"),
-    ("accuracy", f"{CHOSEN}accuracy"),
-    *((label, CHOSEN + key) for label, key in BY_CLASS),
-    ("macro F1", f"{CHOSEN}macro_f1"),
-)
+def print_summary(summary: Summary) -> None:
+    """Print a table for each fold, then one for each set of rows, pooled and mean of folds side by side."""
+    for part, by_rows in summary.items():
+        if part not in (POOLED, MEAN):
+            print_estimates(part, by_rows)
+    for rows in summary.get(POOLED, ()):
+        print_estimates(rows, {part: summary[part][rows] for part in (POOLED, MEAN) if part in summary})
 
 
-def print_figures(title: str, columns: Mapping[str, Mapping[str, Figure]], notes: Sequence[str] = ()) -> None:
-    """A table of figures with their intervals, one column per set of rows, with notes under it."""
-    cells = [{name: _shown(*figure) for name, figure in figures.items()} for figures in columns.values()]
+def print_estimates(title: str, columns: Mapping[str, Estimates], notes: Sequence[str] = ()) -> None:
+    """Print a table of metrics with their intervals, one column per set of rows, with notes under it."""
+    cells = [{key: _shown(*estimate) for key, estimate in estimates.items()} for estimates in columns.values()]
     _print_table(title, [*columns], cells)
     for note in notes:
         say(note)
 
 
-def print_comparison(title: str, names: Sequence[str], figures: Mapping[str, Compared]) -> None:
-    """A table of the figures of two tables of predictions, and their differences."""
+def print_comparison(title: str, names: Sequence[str], comparisons: Mapping[str, Comparison]) -> None:
+    """Print a table of the metrics of two tables of predictions, and their differences."""
     columns = (
-        {name: _shown(one.a) for name, one in figures.items()},
-        {name: _shown(one.b) for name, one in figures.items()},
-        {name: _shown(one.difference, one.low, one.high) for name, one in figures.items()},
-        {name: "" if one.p is None else f"{one.p:.3f}" for name, one in figures.items()},
+        {key: _shown(one.a) for key, one in comparisons.items()},
+        {key: _shown(one.b) for key, one in comparisons.items()},
+        {key: _shown(one.difference, one.low, one.high) for key, one in comparisons.items()},
+        {key: "" if one.p is None else f"{one.p:.3f}" for key, one in comparisons.items()},
     )
     _print_table(title, [*names, "difference", "p"], columns)
 
 
+def print_neighbours(title: str, by_k: Mapping[str, Estimates]) -> None:
+    """Print the metrics of each number of neighbours, a column each."""
+    first = next(iter(by_k.values()))
+    if "n" in first:  # not of a mean
+        title += f": {first['n'].value:,} rows, {first['positives'].value:,} malignant"
+    table = _table(title, [*by_k])
+    for label, key in registry.printed(registry.Table.KNN):
+        if key in first:
+            table.add_row(label, *(_stacked(estimates[key]) for estimates in by_k.values()))
+    console.print(table)
+
+
 def _print_table(title: str, names: Sequence[str], columns: Sequence[Mapping[str, str]]) -> None:
-    """The cells of each column, by the names of the figures; a threshold heads what it has in any of them."""
+    """Print the cells of each column, by the metrics' keys; a threshold heads its metrics, if any column has some."""
+    table = _table(title, names)
+    present = {key for column in columns for key in column}
+    for label, key in registry.printed(registry.Table.CONSOLE):
+        heading = key.endswith("threshold")
+        if heading:
+            table.add_section()
+        if key in present or (heading and key.replace("threshold", "accuracy") in present):
+            table.add_row(label, *(column.get(key, "") for column in columns))
+    console.print(table)
+
+
+def _table(title: str, names: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for name in names:
         table.add_column(name, justify="right")
-    printed = {name for column in columns for name in column}
-    for label, key in FIGURES:
-        heading = key.endswith("threshold")
-        if heading:
-            table.add_section()
-        if key in printed or (heading and key.replace("threshold", "accuracy") in printed):
-            table.add_row(label, *(column.get(key, "") for column in columns))
-    console.print(table)
+    return table
 
 
 def _shown(value: float, low: float | None = None, high: float | None = None) -> str:
@@ -184,3 +134,9 @@ def _shown(value: float, low: float | None = None, high: float | None = None) ->
         return f"{value:,}"
     shown = f"{value:.4f}" if value == value else "undefined"
     return shown if low is None else f"{shown} [{low:.4f}, {high:.4f}]"
+
+
+def _stacked(estimate: Estimate) -> str:
+    """Return a value above its interval, so that four columns fit into 80 characters."""
+    value = _shown(estimate.value)
+    return value if estimate.low is None else f"{value}\n{estimate.low:.3f}-{estimate.high:.3f}"

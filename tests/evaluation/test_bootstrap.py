@@ -1,4 +1,4 @@
-"""The bootstrap against the figures of rows that were really drawn, against its anchors, and against the truth."""
+"""The bootstrap against the metrics of rows that were really drawn, against its anchors, and against the truth."""
 
 import math
 
@@ -7,11 +7,11 @@ import pytest
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.evaluation import bootstrap as intervals
-from jaxlesion.evaluation import metrics
+from jaxlesion.evaluation import metrics, registry
 from jaxlesion.evaluation.bootstrap import Scores, difference, interval, resample
 
 HEADLINE = {
-    *("roc_auc", "pr_auc", "pauc", "brier", "ece"),
+    *("roc_auc", "pr_auc", "pauc", "log_loss", "brier", "ece"),
     *("sensitivity_at_90_specificity", "sensitivity_at_95_specificity"),
     *("specificity_at_90_sensitivity", "specificity_at_95_sensitivity"),
     *("hamming", "accuracy", "specificity"),
@@ -41,11 +41,11 @@ def test_every_draw_has_the_figures_of_the_rows_drawn(share, digits):
     patient, target, prediction = draw(1, share=share, digits=digits)
     chosen = np.where(patient % 2, 0.3, 0.7)
     one = Scores(prediction, {"": 0.5, "chosen_": chosen})
-    samples = resample(target, [one], patient, draws=8, seed=4).samples[0]
-    assert set(samples) == HEADLINE | {f"chosen_{name}" for name in metrics.rates(1, 1, 1, 1)}
+    samples = resample(target, [one], patient, resamples=8, seed=4).samples[0]
+    assert set(samples) == HEADLINE | {f"chosen_{name}" for name in registry.rates(1, 1, 1, 1)}
     for i, rows in enumerate(drawn_rows(target, patient, 8, 4)):
-        expected = metrics.summary(target[rows], prediction[rows])
-        at_chosen = metrics.rates(*metrics.confusion(target[rows], prediction[rows], chosen[rows]))
+        expected = registry.summary(target[rows], prediction[rows])
+        at_chosen = registry.rates(*metrics.confusion(target[rows], prediction[rows], chosen[rows]))
         expected |= {f"chosen_{name}": value for name, value in at_chosen.items()}
         for name, sample in samples.items():
             assert sample[i] == pytest.approx(expected[name], rel=0, abs=1e-12, nan_ok=True), name
@@ -53,11 +53,11 @@ def test_every_draw_has_the_figures_of_the_rows_drawn(share, digits):
 
 def test_drawing_rows_is_drawing_patients_of_one_row_each():
     _, target, prediction = draw(2)
-    by_row = resample(target, [Scores(prediction)], draws=5)
+    by_row = resample(target, [Scores(prediction)], resamples=5)
     assert by_row.by == "row"
     assert by_row.clusters == (target.sum(), (1 - target).sum())
     order = np.lexsort((prediction, target))
-    named = resample(target[order], [Scores(prediction[order])], np.arange(len(target)), draws=5)
+    named = resample(target[order], [Scores(prediction[order])], np.arange(len(target)), resamples=5)
     assert named.by == "row"
     for name, sample in by_row.samples[0].items():
         np.testing.assert_array_equal(sample, named.samples[0][name])
@@ -69,7 +69,7 @@ def test_drawing_rows_is_drawing_patients_of_one_row_each():
 def test_draws_keep_the_number_of_patients_with_a_malignant_lesion_and_of_those_without():
     patient, target, prediction = draw(3, patients=20, share=0.1)
     malignant = np.unique(patient[target == 1])
-    result = resample(target, [Scores(prediction)], patient, draws=1)
+    result = resample(target, [Scores(prediction)], patient, resamples=1)
     assert result.by == "patient"
     assert result.clusters == (len(malignant), 20 - len(malignant))
     code, sizes, _ = intervals._strata(target, patient)
@@ -85,11 +85,11 @@ def test_neither_order_of_rows_nor_size_of_chunks_changes_a_draw(by_patient, mon
     patient, target, prediction = draw(4, digits=2)
     order = np.random.default_rng(0).permutation(len(target))
     names = np.array([f"IP_{p:02d}" for p in patient], object)
-    one = resample(target, [Scores(prediction)], names if by_patient else None, draws=20)
-    other = resample(target[order], [Scores(prediction[order])], names[order] if by_patient else None, draws=20)
+    one = resample(target, [Scores(prediction)], names if by_patient else None, resamples=20)
+    other = resample(target[order], [Scores(prediction[order])], names[order] if by_patient else None, resamples=20)
     monkeypatch.setattr(intervals, "ELEMENTS", 100)
     done = []
-    chunked = resample(target, [Scores(prediction)], names if by_patient else None, draws=20, tick=done.append)
+    chunked = resample(target, [Scores(prediction)], names if by_patient else None, resamples=20, tick=done.append)
     assert len(done) > 3
     assert sum(done) == 20
     for name, sample in one.samples[0].items():
@@ -100,8 +100,8 @@ def test_neither_order_of_rows_nor_size_of_chunks_changes_a_draw(by_patient, mon
 def test_two_scores_share_their_draws():
     patient, target, prediction = draw(5)
     other = prediction**3  # the same ranks
-    pair = resample(target, [Scores(prediction), Scores(other)], patient, draws=50).samples
-    alone = resample(target, [Scores(prediction)], patient, draws=50).samples[0]
+    pair = resample(target, [Scores(prediction), Scores(other)], patient, resamples=50).samples
+    alone = resample(target, [Scores(prediction)], patient, resamples=50).samples[0]
     for name, sample in alone.items():
         np.testing.assert_allclose(pair[0][name], sample, rtol=0, atol=1e-12)
     for name in ("roc_auc", "pr_auc", "pauc"):
@@ -114,7 +114,7 @@ def test_difference_tells_better_from_alike():
     noise = np.random.default_rng(0).random((3, 600))
     good, alike, bad = (noise[i] + gain * target for i, gain in enumerate((0.4, 0.4, 0.0)))
     scores = [Scores(s / 2) for s in (good, alike, bad)]
-    good, alike, bad = (s["roc_auc"] for s in resample(target, scores, patient, draws=300).samples)
+    good, alike, bad = (s["roc_auc"] for s in resample(target, scores, patient, resamples=300).samples)
     low, high, p = difference(good, bad)
     assert low > 0.1
     assert high < 0.5
@@ -137,7 +137,7 @@ def test_interval_is_of_percentiles_and_withheld_where_draws_lack_a_class():
 
 def test_perfect_predictions_are_perfect_in_every_draw():
     patient, target, _ = draw(7)
-    samples = resample(target, [Scores(target)], patient, draws=20).samples[0]
+    samples = resample(target, [Scores(target)], patient, resamples=20).samples[0]
     assert all((samples[name] == 1).all() for name in ("roc_auc", "pr_auc", "accuracy", "malignant_f1"))
     np.testing.assert_allclose(samples["pauc"], 0.2, rtol=0, atol=1e-12)
     assert (samples["brier"] == 0).all()
@@ -146,24 +146,24 @@ def test_perfect_predictions_are_perfect_in_every_draw():
 @pytest.mark.parametrize("only", [0, 1])
 def test_one_class_has_intervals_of_what_is_defined(only):
     patient, target, prediction = draw(8)
-    samples = resample(np.full(len(target), only), [Scores(prediction)], patient, draws=40).samples[0]
+    samples = resample(np.full(len(target), only), [Scores(prediction)], patient, resamples=40).samples[0]
     undefined = {name for name, sample in samples.items() if interval(sample) is None}
     assert undefined == {"roc_auc", "pr_auc", "pauc", *(name for name in HEADLINE if "_at_" in name)}
 
 
 def test_what_patients_cannot_tell_has_no_interval():
     _, target, prediction = draw(9)
-    alone = resample(target, [Scores(prediction)], np.zeros(len(target)), draws=20).samples[0]
+    alone = resample(target, [Scores(prediction)], np.zeros(len(target)), resamples=20).samples[0]
     assert all(interval(sample) is None for sample in alone.values())
     patient = np.where(target == 1, -1, np.arange(len(target)))  # all malignant rows are one patient's
-    one_malignant = resample(target, [Scores(prediction)], patient, draws=200).samples[0]
+    one_malignant = resample(target, [Scores(prediction)], patient, resamples=200).samples[0]
     assert interval(one_malignant["roc_auc"]) is None
     assert interval(one_malignant["accuracy"]) is not None
 
 
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(InputError, match="0 draws"):
-        resample([0, 1], [Scores([0.1, 0.2])], draws=0)
+        resample([0, 1], [Scores([0.1, 0.2])], resamples=0)
     with pytest.raises(InputError, match="outside"):
         resample([0, 1], [Scores([0.1, 1.2])])
 
@@ -181,7 +181,9 @@ def coverage(sets: int, draws: int, by_patient: bool, seed: int = 0) -> float:
     rng, held = np.random.default_rng(seed), 0
     for i in range(sets):
         patient, target, prediction, truth = simulate(rng)
-        samples = resample(target, [Scores(prediction)], patient if by_patient else None, draws=draws, seed=i).samples
+        samples = resample(
+            target, [Scores(prediction)], patient if by_patient else None, resamples=draws, seed=i
+        ).samples
         low, high = interval(samples[0]["roc_auc"])
         held += low <= truth <= high
     return held / sets

@@ -1,4 +1,4 @@
-"""Figures against scikit-learn, against their anchors, and against what others printed for real predictions."""
+"""Metrics against scikit-learn, against their anchors, and against what others printed for real predictions."""
 
 import csv
 import math
@@ -12,7 +12,8 @@ from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.evaluation import metrics
+from jaxlesion.evaluation import metrics, registry
+from jaxlesion.evaluation.statistics import Rows, calibration_bin
 
 EXACT = {"rel": 0, "abs": 1e-12}
 AREAS = (metrics.roc_auc, metrics.pr_auc, metrics.pauc_above_tpr)
@@ -29,11 +30,11 @@ OPERATING = [
 ]
 SHARED = pathlib.Path(__file__).resolve().parents[2].parent / "shared" / "reference"
 KEYS = [
-    *("n", "positives", "positive_to_negative", "pauc", "roc_auc", "pr_auc", *OPERATING, "log_loss", "brier", "ece"),
+    *("n", "positives", "positive_to_negative", "roc_auc", "pauc", "pr_auc", *OPERATING, "log_loss", "brier", "ece"),
     *("threshold", "tn", "fp", "fn", "tp", "predicted_positives", "benign_support", "malignant_support"),
-    *("hamming", "accuracy", "specificity", "benign_precision", "benign_recall", "benign_f1"),
+    *("accuracy", "hamming", "specificity", "benign_precision", "benign_recall", "benign_f1"),
     *("malignant_precision", "malignant_recall", "malignant_f1"),
-    *("macro_precision", "weighted_precision", "macro_recall", "weighted_recall", "macro_f1", "weighted_f1"),
+    *("macro_precision", "macro_recall", "macro_f1", "weighted_precision", "weighted_recall", "weighted_f1"),
 ]
 
 sigmoids = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.floats(0, 1, width=32), st.floats(0, 1))
@@ -126,7 +127,7 @@ def expected_summary(target, prediction, threshold):
 @pytest.mark.parametrize("kind", ["random", "tied", "imbalanced", "imbalanced and tied", "tiny"])
 def test_summary_equals_sklearn(kind, threshold):
     target, prediction = draw(kind)
-    summary = metrics.summary(target, prediction, threshold)
+    summary = registry.summary(target, prediction, threshold)
     assert list(summary) == KEYS
     assert {type(value) for value in summary.values()} == {int, float}  # plain, so that JSON takes them
     assert summary == pytest.approx(expected_summary(target, prediction, threshold), **EXACT)
@@ -136,7 +137,7 @@ def test_summary_equals_sklearn(kind, threshold):
 @given(two_classes)
 def test_summary_equals_sklearn_on_any_rows(rows):
     target, prediction = columns(rows)
-    assert metrics.summary(target, prediction) == pytest.approx(expected_summary(target, prediction, 0.5), **EXACT)
+    assert registry.summary(target, prediction) == pytest.approx(expected_summary(target, prediction, 0.5), **EXACT)
 
 
 @repeatable
@@ -180,14 +181,44 @@ def test_each_point_of_the_roc_curve_is_the_confusion_at_its_threshold(rows):
 @given(row_lists, st.randoms(use_true_random=False))
 def test_order_of_rows_changes_no_bit_of_the_summary(rows, random):
     shuffled = random.sample(rows, len(rows))
-    before, after = (np.array(list(metrics.summary(*columns(r)).values())) for r in (rows, shuffled))
+    before, after = (np.array(list(registry.summary(*columns(r)).values())) for r in (rows, shuffled))
     np.testing.assert_array_equal(before, after)
 
 
 def test_order_of_many_rows_changes_no_bit_of_the_summary():
     target, prediction = draw("imbalanced and tied")
     order = np.random.default_rng(0).permutation(len(target))
-    assert metrics.summary(target[order], prediction[order]) == metrics.summary(target, prediction)
+    assert registry.summary(target[order], prediction[order]) == registry.summary(target, prediction)
+
+
+@pytest.mark.parametrize("metric", [*RANKED, *PROBABILISTIC])
+def test_order_of_many_rows_changes_no_bit_of_a_metric(metric):
+    target, prediction = draw("imbalanced")
+    order = np.random.default_rng(1).permutation(len(target))
+    assert metric(target[order], prediction[order]) == metric(target, prediction)
+
+
+def test_rows_of_weight_one_are_the_rows_whatever_their_clusters():
+    target, prediction = draw("imbalanced and tied")
+    cluster = np.arange(len(target)) % 7
+    rows = Rows(target, prediction, cluster, 7, {"": np.full(len(target), 0.3)})
+    plain, found = registry.summary(target, prediction, 0.3), rows.unweighted()
+    assert metrics.roc_auc.weighted(found) == plain["roc_auc"]  # exact: whole numbers
+    for key, value in (registry.scores(found) | registry.rates(*found.confusions[""][:4])).items():
+        assert value == pytest.approx(plain[key], **EXACT)
+
+
+def test_a_cluster_of_weight_zero_is_not_there():
+    target, prediction = draw("random")
+    cluster = np.arange(len(target)) % 3
+    statistics = Rows(target, prediction, cluster, 3, {}).weighted(np.array([[1.0, 0, 2], [0, 0, 0], [0, 1, 0]]))
+    left = np.concatenate([np.flatnonzero(cluster == 0), np.repeat(np.flatnonzero(cluster == 2), 2)])
+    for metric in (*AREAS, *PROBABILISTIC):
+        with np.errstate(invalid="ignore"):  # of no rows at all
+            found = metric.weighted(statistics)
+        expected = [metric(target[rows], prediction[rows]) for rows in (left, cluster == 1)]
+        assert found[[0, 2]] == pytest.approx(expected, **EXACT)
+        assert np.isnan(found[1])
 
 
 @repeatable
@@ -202,7 +233,7 @@ def test_only_ranks_matter_to_the_areas(rows):
 @pytest.mark.parametrize(("n", "positives"), [(2, 1), (7, 3), (1000, 1), (1000, 999), (20_000, 393)])
 def test_perfect_and_reversed(n, positives):
     target = np.arange(n) >= n - positives
-    perfect, inverted = metrics.summary(target, target), metrics.summary(target, ~target)
+    perfect, inverted = registry.summary(target, target), registry.summary(target, ~target)
     for key in (
         "roc_auc",
         "pr_auc",
@@ -248,7 +279,7 @@ def test_random_and_constant():
 @pytest.mark.parametrize("only", [0, 1])
 def test_one_class_is_nan_and_never_an_error(only):
     target, prediction = np.full(4, only), np.array([0.1, 0.4, 0.4, 0.9])
-    summary = metrics.summary(target, prediction)
+    summary = registry.summary(target, prediction)
     undefined = {"roc_auc", "pr_auc", "pauc", *OPERATING} | ({"positive_to_negative"} if only else set())
     assert {key for key, value in summary.items() if math.isnan(value)} == undefined
     assert summary["log_loss"] == pytest.approx(reference.log_loss(target, prediction, labels=[0, 1]), **EXACT)
@@ -261,11 +292,11 @@ def test_one_class_is_nan_and_never_an_error(only):
 
 
 def test_class_never_predicted_has_precision_zero():
-    figures = metrics.classification([0, 0, 1], [0.1, 0.2, 0.3])
+    figures = registry.classification([0, 0, 1], [0.1, 0.2, 0.3])
     assert figures["malignant_precision"] == figures["malignant_recall"] == figures["malignant_f1"] == 0
     assert figures["benign_precision"] == pytest.approx(2 / 3)
     assert figures["macro_precision"] == pytest.approx(1 / 3)
-    absent = metrics.classification([0, 0], [0.1, 0.2])  # macro keeps the class without rows
+    absent = registry.classification([0, 0], [0.1, 0.2])  # macro keeps the class without rows
     assert absent["malignant_f1"] == 0
     assert absent["macro_f1"] == 0.5
     assert absent["weighted_f1"] == 1
@@ -279,8 +310,8 @@ def test_prediction_equal_to_the_threshold_is_malignant():
 def test_float32_predictions_are_computed_in_float64(kind):
     target, prediction = draw(kind)
     single = prediction.astype(np.float32)
-    assert metrics.summary(target, single) == metrics.summary(target, single.astype(np.float64))
-    assert metrics.summary(target, single) == pytest.approx(
+    assert registry.summary(target, single) == registry.summary(target, single.astype(np.float64))
+    assert registry.summary(target, single) == pytest.approx(
         expected_summary(target, single.astype(np.float64), 0.5), **EXACT
     )
 
@@ -292,12 +323,12 @@ def test_float32_saturated_sigmoid_is_finite():
 
 def test_lists_booleans_and_floats_are_read_alike():
     target, prediction = draw("tiny")
-    expected = metrics.summary(target, prediction)
+    expected = registry.summary(target, prediction)
     for same in (target.astype(bool), target.astype(float), target.astype(np.int8), target.tolist()):
-        assert metrics.summary(same, prediction.tolist()) == expected
+        assert registry.summary(same, prediction.tolist()) == expected
 
 
-@pytest.mark.parametrize("figure", [*RANKED, *CURVES, *PROBABILISTIC, metrics.confusion, metrics.summary])
+@pytest.mark.parametrize("figure", [*RANKED, *CURVES, *PROBABILISTIC, metrics.confusion, registry.summary])
 @pytest.mark.parametrize(
     ("target", "prediction", "message"),
     [
@@ -316,7 +347,7 @@ def test_wrong_columns_are_refused(figure, target, prediction, message):
         figure(target, prediction)
 
 
-@pytest.mark.parametrize("figure", [*PROBABILISTIC, metrics.summary])
+@pytest.mark.parametrize("figure", [*PROBABILISTIC, registry.summary])
 def test_logits_are_refused_where_a_probability_is_needed(figure):
     with pytest.raises(InputError, match=r"prediction in row 1 \(from 0; 2 such rows\) is -3.0, outside \[0, 1\]"):
         figure([0, 1, 1], [0.5, -3.0, 4.0])
@@ -326,12 +357,14 @@ def test_the_wanted_sensitivity_and_specificity_are_reached_at_an_attained_point
     target, prediction = [0, 0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.7, 0.6, 0.8]
     assert metrics.sensitivity_at_specificity(target, prediction, 0.75) == 1
     assert metrics.sensitivity_at_specificity(target, prediction, 0.76) == 0.5
+    assert metrics.specificity_at_sensitivity(target, prediction, 0) == 1
+    assert metrics.specificity_at_sensitivity([0, 1], [0.9, 0.1], 0) == 1  # nothing called
     assert metrics.specificity_at_sensitivity(target, prediction, 0.5) == 1
     assert metrics.specificity_at_sensitivity(target, prediction, 0.51) == 0.75
 
 
 def test_bins_of_calibration_are_closed_above():
-    assert metrics.calibration_bin([0, 0.1, 0.2, 0.20001, 1], bins=5).tolist() == [0, 0, 0, 1, 4]
+    assert calibration_bin([0, 0.1, 0.2, 0.20001, 1], bins=5).tolist() == [0, 0, 0, 1, 4]
 
 
 def test_a_threshold_for_each_row():
@@ -367,11 +400,11 @@ def test_challenge_score_of_real_predictions_is_the_printed_one():
     target, prediction = real_predictions("predictions_20000.csv")
     assert (len(target), target.sum()) == (20_000, 67)
     assert metrics.pauc_above_tpr(target, prediction) == pytest.approx(0.1917119364797444, **EXACT)
-    assert metrics.summary(target, prediction) == pytest.approx(expected_summary(target, prediction, 0.5), **EXACT)
+    assert registry.summary(target, prediction) == pytest.approx(expected_summary(target, prediction, 0.5), **EXACT)
 
 
 def test_figures_of_real_predictions_are_the_printed_ones():
-    summary = metrics.summary(*real_predictions("predictions_28073.csv"), threshold=0.011083313263952732)
+    summary = registry.summary(*real_predictions("predictions_28073.csv"), threshold=0.011083313263952732)
     counts = {"n": 28_073, "positives": 29, "tn": 25_587, "fp": 2_457, "fn": 14, "tp": 15}
     assert {key: summary[key] for key in counts} == counts
     printed = {

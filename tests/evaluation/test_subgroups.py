@@ -8,7 +8,8 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.predictions import predictions_table, read_predictions
 from jaxlesion.evaluation.bootstrap import Scores, interval, resample
-from jaxlesion.evaluation.metrics import classification, roc_auc
+from jaxlesion.evaluation.metrics import roc_auc
+from jaxlesion.evaluation.registry import classification
 from jaxlesion.evaluation.subgroups import VARIABLES, as_text, by_subgroup
 
 N = 600
@@ -43,7 +44,7 @@ def table(lesions) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def found(table, lesions) -> pd.DataFrame:
-    return by_subgroup(table, lesions, 0.4, draws=200, seed=7)
+    return by_subgroup(table, lesions, 0.4, resamples=200, seed=7)
 
 
 def line(found: pd.DataFrame, variable: str, group: str) -> pd.Series:
@@ -74,7 +75,7 @@ def test_figures_are_those_of_the_rows_alone(found, table, lesions):
     assert row["patients"] == lesions["patient_id"][here].nunique()
     assert row["roc_auc"] == roc_auc(target, prediction)
     assert row["sensitivity"] == classification(target, prediction, 0.4)["malignant_recall"]
-    sample = resample(target, [Scores(prediction, {"": 0.4})], part["patient_id"], draws=200, seed=7).samples[0]
+    sample = resample(target, [Scores(prediction, {"": 0.4})], part["patient_id"], resamples=200, seed=7).samples[0]
     assert (row["roc_auc_low"], row["roc_auc_high"]) == interval(sample["roc_auc"])
     assert (row["sensitivity_low"], row["sensitivity_high"]) == interval(sample["malignant_recall"])
     assert row["withheld"] == ""
@@ -107,13 +108,13 @@ def test_ten_malignant_rows_are_enough(positives, withheld):
     lesions = pd.DataFrame({"isic_id": [f"i{i}" for i in range(40)], "sex": "male"})
     lesions["target"] = (np.arange(40) < positives).astype(int)
     lesions["patient_id"] = lesions["isic_id"]
-    found = by_subgroup(predictions_table(lesions, np.linspace(1, 0, 40), "m"), lesions, draws=20)
+    found = by_subgroup(predictions_table(lesions, np.linspace(1, 0, 40), "m"), lesions, resamples=20)
     assert found["roc_auc"].isna().tolist() == [withheld]
 
 
 def test_one_class_is_withheld(table, lesions):
     malignant = (lesions["target"] == 1).to_numpy()
-    found = by_subgroup(table[malignant], lesions, draws=20)
+    found = by_subgroup(table[malignant], lesions, resamples=20)
     rest = found[(found["variable"] == "sex") & (found["positives"] >= 10)]
     assert (rest["withheld"] == "no benign row").all()
     assert rest[FIGURES].isna().all(axis=None)
@@ -121,22 +122,22 @@ def test_one_class_is_withheld(table, lesions):
 
 def test_rows_and_metadata_may_come_in_any_order(found, table, lesions):
     other = by_subgroup(
-        table.sample(frac=1, random_state=1), lesions.sample(frac=1, random_state=2), 0.4, draws=200, seed=7
+        table.sample(frac=1, random_state=1), lesions.sample(frac=1, random_state=2), 0.4, resamples=200, seed=7
     )
     pd.testing.assert_frame_equal(other, found, rtol=1e-12)
 
 
 def test_a_threshold_may_differ_from_row_to_row(table, lesions):
     here = lesions["sex"] == "male"
-    found = by_subgroup(table, lesions, np.where(here, 0.0, 0.4), draws=20)
+    found = by_subgroup(table, lesions, np.where(here, 0.0, 0.4), resamples=20)
     assert line(found, "sex", "male")["sensitivity"] == 1
     assert line(found, "sex", "female")["sensitivity"] < 1
 
 
 def test_without_patients_rows_are_drawn_and_patients_are_not_counted(table, lesions):
-    found = by_subgroup(table.assign(patient_id=None), lesions[["isic_id", "sex"]], 0.4, draws=50)
+    found = by_subgroup(table.assign(patient_id=None), lesions[["isic_id", "sex"]], 0.4, resamples=50)
     assert found["patients"].isna().all()
-    by_row = by_subgroup(table.assign(patient_id=lesions["isic_id"]), lesions[["isic_id", "sex"]], 0.4, draws=50)
+    by_row = by_subgroup(table.assign(patient_id=lesions["isic_id"]), lesions[["isic_id", "sex"]], 0.4, resamples=50)
     for name in ("roc_auc", "sensitivity"):
         np.testing.assert_allclose(
             found[f"{name}_high"] - found[f"{name}_low"], by_row[f"{name}_high"] - by_row[f"{name}_low"], rtol=0.3
@@ -146,7 +147,7 @@ def test_without_patients_rows_are_drawn_and_patients_are_not_counted(table, les
 
 
 def test_without_draws_there_are_no_intervals(found, table, lesions):
-    bare = by_subgroup(table, lesions, 0.4, draws=0)
+    bare = by_subgroup(table, lesions, 0.4, resamples=0)
     limits = [name for name in FIGURES if name.endswith(("_low", "_high"))]
     assert bare[limits].isna().all(axis=None)
     rest = [name for name in found if name not in limits]
@@ -155,7 +156,7 @@ def test_without_draws_there_are_no_intervals(found, table, lesions):
 
 def test_patients_may_come_from_the_metadata(found, table, lesions):
     pd.testing.assert_frame_equal(
-        by_subgroup(table.assign(patient_id=None), lesions, 0.4, draws=200, seed=7), found, rtol=1e-12
+        by_subgroup(table.assign(patient_id=None), lesions, 0.4, resamples=200, seed=7), found, rtol=1e-12
     )
 
 
@@ -180,9 +181,8 @@ def test_what_cannot_be_grouped_is_refused(change, message, table, lesions):
 
 def test_a_run_on_the_competitions_columns(tiny_run, demo):
     groups = []
-    found = by_subgroup(
-        read_predictions(tiny_run / "oof.csv"), read_lesions(demo / "train-metadata.csv"), draws=20, after=groups.append
-    )
+    table, metadata = read_predictions(tiny_run / "oof.csv"), read_lesions(demo / "train-metadata.csv")
+    found = by_subgroup(table, metadata, resamples=20, after=groups.append)
     assert groups == found["group"].tolist()
     assert found["variable"].unique().tolist() == [*VARIABLES, "iddx_2", "iddx_3"]
     text = as_text(found).splitlines()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.evaluation import metrics
+from jaxlesion.evaluation import registry
 from jaxlesion.evaluation.thresholds import at_sensitivity, best_f1, on_other_folds
 
 
@@ -15,14 +15,14 @@ def draw(seed: int = 0, rows: int = 200):
 @pytest.mark.parametrize("seed", range(5))
 def test_best_f1_is_the_highest_prediction_that_none_beats(seed):
     target, prediction, _ = draw(seed)
-    f1 = {at: metrics.classification(target, prediction, at)["malignant_f1"] for at in np.unique(prediction)}
+    f1 = {at: registry.classification(target, prediction, at)["malignant_f1"] for at in np.unique(prediction)}
     assert best_f1(target, prediction) == max(at for at, value in f1.items() if value == max(f1.values()))
 
 
 @pytest.mark.parametrize("wanted", [0.01, 0.5, 0.9, 1.0])
 def test_at_sensitivity_is_the_highest_prediction_that_reaches_it(wanted):
     target, prediction, _ = draw()
-    recall = {at: metrics.classification(target, prediction, at)["malignant_recall"] for at in np.unique(prediction)}
+    recall = {at: registry.classification(target, prediction, at)["malignant_recall"] for at in np.unique(prediction)}
     assert at_sensitivity(target, prediction, wanted) == max(at for at, value in recall.items() if value >= wanted)
 
 

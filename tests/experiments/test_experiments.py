@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `experiments` is
 from experiments import common, paper, results, trained
 from experiments.all import EXPERIMENTS, run
 from jaxlesion.core.errors import InputError
-from jaxlesion.evaluation.summary import Figure
+from jaxlesion.evaluation.summary import Estimate
 from jaxlesion.train import train
 
 
@@ -112,18 +112,18 @@ def test_sections_of_other_data_and_of_other_sizes_are_left_out(tmp_path):
 
 
 def test_a_collapse_is_called_one():
-    figures = {name: Figure(value) for name, value in {"n": 1000, "positives": 1, "tp": 0}.items()}
-    none = trained.collapse(figures | {"predicted_positives": Figure(0)})
+    figures = {name: Estimate(value) for name, value in {"n": 1000, "positives": 1, "tp": 0}.items()}
+    none = trained.collapse(figures | {"predicted_positives": Estimate(0)})
     assert none.startswith("**Collapsed:** not one of 1,000 rows")
     assert "accuracy of 0.9990" in none
-    some = trained.collapse(figures | {"predicted_positives": Figure(3)})
+    some = trained.collapse(figures | {"predicted_positives": Estimate(3)})
     assert some.startswith("3 of 1,000 rows")
 
 
 def test_figures_and_tables_are_markdown():
-    assert results.shown(Figure(0.12345, 0.1, 0.2)) == "0.123 [0.100, 0.200]"
-    assert results.shown(Figure(80_212)) == "80,212"
-    assert results.shown(Figure(float("nan"))) == "undefined"
+    assert results.shown(Estimate(0.12345, 0.1, 0.2)) == "0.123 [0.100, 0.200]"
+    assert results.shown(Estimate(80_212)) == "80,212"
+    assert results.shown(Estimate(float("nan"))) == "undefined"
     assert results.shown(None) == ""
     assert results.markdown(["", "F1"], [["a", "0.1 [0.0, 0.2]"], ["b", ""]]).splitlines() == [
         "|  | F1 |",

@@ -1,4 +1,4 @@
-"""Figures of tables of predictions: by fold, pooled and mean of folds, with intervals, thresholds and comparisons."""
+"""Metrics of tables of predictions: by fold, pooled and mean of folds, with intervals, thresholds and comparisons."""
 
 import json
 
@@ -9,8 +9,8 @@ import pytest
 from jaxlesion import evaluate
 from jaxlesion.data.predictions import read_predictions
 from jaxlesion.evaluate import EvaluateConfig
-from jaxlesion.evaluation.metrics import classification, summary
-from jaxlesion.evaluation.summary import CHOSEN, How, figures_by_part
+from jaxlesion.evaluation.registry import CHOSEN, classification, summary
+from jaxlesion.evaluation.summary import EvalOptions, summarise
 
 
 def draw(seed: int = 0, rows: int = 300, patients: int = 40, gain: float = 2.0) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def test_pooled_is_of_all_rows_and_mean_of_folds_is_the_mean(written):
     assert not {"n", "tp", "threshold", "chosen_threshold"} & set(mean)
     for name, figure in mean.items():
         assert figure.value == pytest.approx(np.mean([parts[f"fold {k}"]["all rows"][name].value for k in range(3)]))
-        assert name == "log_loss" or figure.low <= figure.value <= figure.high
+        assert figure.low <= figure.value <= figure.high
 
 
 def test_intervals_stand_beside_every_share_but_not_beside_counts(written, tmp_path, capsys):
@@ -73,7 +73,7 @@ def test_intervals_stand_beside_every_share_but_not_beside_counts(written, tmp_p
     assert content["bootstrap"] == {"draws": 60, "by": "patient", "level": 0.95}
     figures = content["figures"]["pooled"]["all rows"]
     assert {name for name, figure in figures.items() if figure["low"] is None} == {
-        *("n", "positives", "positive_to_negative", "log_loss", "threshold", "benign_support", "malignant_support"),
+        *("n", "positives", "positive_to_negative", "threshold", "benign_support", "malignant_support"),
         *(start + name for start in ("", CHOSEN) for name in ("tn", "fp", "fn", "tp", "predicted_positives")),
     }
     auc = figures["roc_auc"]
@@ -120,13 +120,13 @@ def test_chosen_figures_are_those_at_the_thresholds_of_the_folds(written):
     parts = evaluate.evaluate(EvaluateConfig(predictions=written(table), bootstrap=20, sensitivity=0.9))
     called = np.zeros(len(table), bool)
     for k in range(3):
-        figures, here = parts[f"fold {k}"]["all rows"], table["fold"] == k
-        threshold = figures["chosen_threshold"].value
-        others = table[~here]
+        estimates, held_out = parts[f"fold {k}"]["all rows"], table["fold"] == k
+        threshold = estimates["chosen_threshold"].value
+        others = table[~held_out]
         assert classification(others["target"], others["prediction"], threshold)["malignant_recall"] >= 0.9
-        expected = classification(table["target"][here], table["prediction"][here], threshold)
-        assert {name: figures[CHOSEN + name].value for name in expected} == expected
-        called |= here & (table["prediction"] >= threshold)
+        expected = classification(table["target"][held_out], table["prediction"][held_out], threshold)
+        assert {name: estimates[CHOSEN + name].value for name in expected} == expected
+        called |= held_out & (table["prediction"] >= threshold)
     pooled = parts["pooled"]["all rows"]
     assert pooled["chosen_predicted_positives"].value == called.sum()
     assert pooled["chosen_accuracy"].value == pytest.approx((called == table["target"]).mean())
@@ -146,9 +146,9 @@ def test_a_collapse_shows_in_the_number_called_malignant(written, capsys):
 
 def test_the_order_of_the_rows_changes_nothing():
     table = read_predictions_of(draw())
-    how = How(draws=30)
+    options = EvalOptions(resamples=30)
     shuffled = table.sample(frac=1, random_state=1)
-    assert figures_by_part({"all": table}, "", how) == figures_by_part({"all": shuffled}, "", how)
+    assert summarise({"all": table}, "", options) == summarise({"all": shuffled}, "", options)
 
 
 def read_predictions_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -211,6 +211,6 @@ def test_wrong_options_are_one_line(options, message, written, capsys):
 
 def test_a_table_that_was_written_is_read_as_the_same_figures(written):
     path = written(draw())
-    direct = figures_by_part({"all rows": read_predictions_of(draw())}, "", How(draws=20))
+    direct = summarise({"all rows": read_predictions_of(draw())}, "", EvalOptions(resamples=20))
     assert evaluate.evaluate(EvaluateConfig(predictions=path, bootstrap=20)) == direct
     assert len(read_predictions(path)) == 300

@@ -1,4 +1,5 @@
 import json
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -13,14 +14,14 @@ from jaxlesion.data.folds import assign
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.sources import open_images
 from jaxlesion.evaluate import EvaluateConfig
-from jaxlesion.knn import KnnConfig, knn_predictions
+from jaxlesion.inference.knn import KnnOptions, knn_predictions
 
 TINY = {"weights": "none", "model": ModelConfig("tiny"), "data": DataConfig(image_size=32, batch_size=8, cache=False)}
-PIXELS = KnnConfig(features="pixels", k=(5, 1, 3), fold=(0, 1))
+PIXELS = KnnOptions(features="pixels", k=(5, 1, 3), fold=(0, 1))
 
 
-def of(config: KnnConfig, **changes) -> dict[int, pd.DataFrame]:
-    return knn_predictions(KnnConfig(**({**config.__dict__} | changes)))
+def of(config: KnnOptions, **changes) -> dict[int, pd.DataFrame]:
+    return knn_predictions(KnnOptions(**({**config.__dict__} | changes)))
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,22 @@ def test_all_neighbours_give_the_share_of_the_other_folds(demo, lesions):
         np.testing.assert_allclose(table["prediction"], others.mean())
 
 
+def test_progress_and_notes_go_to_callbacks_and_nothing_is_printed(demo, capsys):
+    heard, done = [], []
+
+    @contextmanager
+    def progress(title: str, total: int):
+        heard.append((title, total))
+        yield done.append
+
+    knn_predictions(KnnOptions(features="metadata", data_dir=demo, fold=(0,)), progress, heard.append)
+    (note, (title, total)) = heard
+    assert "features of the metadata" in note
+    assert "fold 0: searching 93 rows" in title
+    assert sum(done) == total == 27
+    assert capsys.readouterr() == ("", "")
+
+
 def test_embedding_of_a_run_is_that_of_each_folds_own_network(tiny_run, lesions, images):
     table = of(PIXELS, features="embedding", run=tiny_run, k=(3,), data=DataConfig(batch_size=8, cache=False))[3]
     for fold in (0, 1):
@@ -73,7 +90,7 @@ def test_embedding_of_a_run_is_that_of_each_folds_own_network(tiny_run, lesions,
 
 
 def test_embedding_of_given_weights_depends_on_no_batch_and_no_other_fold(demo):
-    config = KnnConfig(data_dir=demo, **TINY)
+    config = KnnOptions(data_dir=demo, **TINY)
     table = of(config, fold=(0, 1))[5]
     again = of(config, data=DataConfig(image_size=32, batch_size=16, cache=False))[5]
     np.testing.assert_array_equal(table.loc[table["fold"] == 0, "prediction"], again["prediction"])

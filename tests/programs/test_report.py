@@ -21,7 +21,8 @@ from jaxlesion.inference.predictor import restore_variables
 from jaxlesion.learning.step import make_grad_cam_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.report import ReportConfig
-from jaxlesion.reporting.pictures import Source, batches_of, heat
+from jaxlesion.reporting.pictures import batches_of, heat
+from jaxlesion.reporting.source import Source
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.devices import data_mesh, shard_batch
 

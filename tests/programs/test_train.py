@@ -14,7 +14,7 @@ from jaxlesion import evaluate, predict, train
 from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.predictions import COLUMNS, read_predictions
 from jaxlesion.evaluate import EvaluateConfig
-from jaxlesion.evaluation.metrics import summary
+from jaxlesion.evaluation.registry import summary
 from jaxlesion.learning import trainer
 from jaxlesion.learning.feed import feed_batches
 from jaxlesion.runs.store import Run

@@ -1,11 +1,11 @@
-"""What ends a program ends it in one line."""
+"""Every end of a program is one line and an exit code."""
 
 import warnings
 
 import pytest
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.ui.console import run_program
+from jaxlesion.ui.exits import run_program
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""The page and the model card of a report: the context of their templates, and rendering."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from jaxlesion.core.config import to_dict
+from jaxlesion.data.folds import training_rows
+from jaxlesion.evaluation.bootstrap import LEVEL
+from jaxlesion.evaluation.registry import CHOSEN, Table, headlines, printed
+from jaxlesion.evaluation.subgroups import MIN_POSITIVES
+from jaxlesion.evaluation.summary import resampled_by
+from jaxlesion.reporting.pictures import (
+    Pictures,
+    cell,
+    draw_augmentation,
+    draw_curves,
+    draw_mistakes,
+    draw_reliability,
+    draw_subgroups,
+)
+from jaxlesion.reporting.source import Source
+
+SECTIONS = {  # by their ids
+    "data": "Data and run",
+    "folds": "Figures by fold",
+    "training": "Learning curves",
+    "ranking": "ROC, precision and recall",
+    "calibration": "Reliability",
+    "calls": "Calls and scores",
+    "groups": "Subgroups",
+    "augmented": "Augmentation",
+    "mistakes": "Most confident mistakes",
+}
+
+
+def page_context(source: Source, resamples: int, data_name: str | None) -> dict[str, Any]:
+    """Draw the pictures, and return all that the templates are filled with.
+
+    Args:
+        source: of the report.
+        resamples: for the intervals.
+        data_name: the data's name in the report; None for that of their folder.
+    """
+    pictures = Pictures()
+    draw_curves(source, pictures)
+    calibrated, calibration = draw_reliability(source, pictures)
+    groups = draw_subgroups(source, pictures, resamples)
+    draw_augmentation(source, pictures)
+    mistakes = draw_mistakes(source, pictures, calibrated)
+    run, lesions = source.run, source.lesions
+    return {
+        "sections": SECTIONS,
+        "pictures": pictures,
+        "run": run.folder.resolve().name,
+        "manifest": run.manifest,
+        "config": run.config,
+        "options": flat_options(to_dict(run.config)),
+        "weights": Path(run.config.weights).name,
+        "data": data_facts(source, data_name or source.dataset.metadata.parent.resolve().name),
+        "drawn": is_demo(source),
+        "folds": source.folds,
+        "all_folds": sorted(int(k) for k in lesions["fold"].unique()),
+        "overall": source.overall,
+        "parts": source.summary,
+        "headline": {n: label for n, label in headlines().items() if source.has_chosen or not n.startswith(CHOSEN)},
+        "figures": printed(Table.CONSOLE),
+        "cell": cell,
+        "has_chosen": source.has_chosen,
+        "bootstrap": {"draws": resamples, "by": resampled_by(source.table), "level": LEVEL},
+        "calibration": calibration,
+        "groups": groups,
+        "min_positives": MIN_POSITIVES,
+        "mistakes": mistakes,
+    }
+
+
+def data_facts(source: Source, name: str) -> dict[str, Any]:
+    """Return facts on the data: name, rows, malignant rows, patients, and a digest of the ids."""
+    lesions = source.lesions
+    ids = "".join(f"{isic_id}\n" for isic_id in sorted(lesions["isic_id"]))
+    trained = [training_rows(lesions, k, source.run.config.sampling, source.run.config.data.seed) for k in source.folds]
+    return {
+        "name": name,
+        "rows": len(lesions),
+        "malignant": int(lesions["target"].sum()),
+        "patients": lesions["patient_id"].nunique(),
+        "patients_known": resampled_by(lesions) == "patient",
+        "held_out": len(source.table),
+        "held_out_malignant": int(source.table["target"].sum()),
+        "trained": {k: len(rows) for k, rows in zip(source.folds, trained, strict=True)},
+        "ids": hashlib.sha256(ids.encode()).hexdigest(),
+    }
+
+
+def is_demo(source: Source) -> bool:
+    """Return whether the lesions are the demo's, drawn by a program."""
+    note = source.dataset.metadata.parent / "README.txt"
+    drawn = note.is_file() and note.read_text(errors="replace").startswith("Demo lesions of jaxlesion")
+    return drawn or source.run.config.preset == "demo"
+
+
+def flat_options(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a run's options by dotted name; of paths the last part only, since the rest is about a machine."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flat_options(value, f"{prefix}{name}.")
+        elif name not in ("data_dir", "run_dir", "resume", "fold"):
+            flat[prefix + name] = Path(value).name if isinstance(value, str) else value
+    return flat
+
+
+def render(name: str, context: Mapping[str, Any]) -> str:
+    """Fill a template of this package; values in HTML are escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jaxlesion.reporting"),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(f"{name}.j2").render(context)
