@@ -28,14 +28,14 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8).repeat(6,
 
 
 def saved(mode: str, form: str, **options: object) -> bytes:
-    """The picture in a mode and a format of Pillow's."""
+    """Encode the picture in a mode and a format of Pillow's."""
     file = io.BytesIO()
     Image.fromarray(PHOTO).convert(mode).save(file, form, **options)
     return file.getvalue()
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG, with its right check sum."""
+    """Return a chunk of a PNG, with its right check sum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
@@ -44,7 +44,7 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of each colour type
 
 
 def png(width: int, height: int, colour: int = 2, depth: int = 8, tied: bool = False, extra: bytes = b"") -> bytes:
-    """A PNG of any kind, `tied` being interlaced; its first row is noise, all others are 0. Made in little memory."""
+    """Write a PNG of any kind, in little memory; its first row is noise, all others are 0. `tied` is interlaced."""
     packed, luck = zlib.compressobj(6), random.Random(0)
     content = []
     for top, left, down, right in PASSES if tied else [(0, 0, 1, 1)]:
@@ -64,14 +64,14 @@ KINDS_OF_PNG = [(0, 1), (0, 8), (0, 16), (2, 8), (2, 16), (3, 4), (3, 8), (4, 8)
 
 @functools.cache
 def sound_jpegs() -> list[bytes]:
-    """The usual kinds of JPEG."""
+    """Return the usual kinds of JPEG."""
     usual = [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_blocks": 2}, {"quality": 100}]
     return [saved("RGB", "JPEG", **options) for options in usual] + [saved("L", "JPEG")]
 
 
 @functools.cache
 def sound_pngs() -> list[bytes]:
-    """Every kind of PNG, interlaced too."""
+    """Return every kind of PNG, interlaced too."""
     return [png(30, 20, colour, depth, tied) for colour, depth in KINDS_OF_PNG for tied in (False, True)]
 
 
@@ -95,7 +95,7 @@ def flipped_bits(luck: random.Random) -> bytes:
 
 
 def flipped_scan(luck: random.Random) -> bytes:
-    """A JPEG whose headers are good."""
+    """Return a JPEG whose headers are good."""
     data = bytearray(luck.choice(sound_jpegs()))
     start = data.index(b"\xff\xda") + 12
     for _ in range(luck.randint(1, 20)):
@@ -104,7 +104,7 @@ def flipped_scan(luck: random.Random) -> bytes:
 
 
 def edited_header(luck: random.Random) -> bytes:
-    """A JPEG with other bytes before its first scan."""
+    """Return a JPEG with other bytes before its first scan."""
     data = bytearray(luck.choice(sound_jpegs()))
     end = data.index(b"\xff\xda") + 12
     for _ in range(luck.randint(1, 8)):
@@ -113,7 +113,7 @@ def edited_header(luck: random.Random) -> bytes:
 
 
 def edited_chunk(luck: random.Random) -> bytes:
-    """A PNG with other bytes in a chunk, and the check sum to them."""
+    """Return a PNG with other bytes in a chunk, and the check sum to them."""
     data = luck.choice(sound_pngs())
     at, places = 8, []
     while at < len(data):
@@ -134,7 +134,7 @@ def spliced(luck: random.Random) -> bytes:
 
 
 def repeated(luck: random.Random) -> bytes:
-    """A piece left out, or there several times."""
+    """Leave a piece out, or repeat it several times."""
     data = sound(luck)
     a, b = sorted(luck.randrange(len(data)) for _ in range(2))
     return data[:a] + data[a:b] * luck.choice([0, 2, 20]) + data[b:]
@@ -196,7 +196,7 @@ SIZES = (0, 1, 65535, 30000, 2**15, 4000)
 
 
 def claim(luck: random.Random) -> bytes:
-    """A small file that claims another size: 30000 x 30000 above all, or none."""
+    """Return a small file that claims another size: 30000 x 30000 above all, or none."""
     width, height = (30000, 30000) if luck.random() < 0.3 else (luck.choice(SIZES), luck.choice(SIZES))
     if luck.random() < 0.5:
         return claiming(luck.choice(sound_jpegs()), width, height)
@@ -206,7 +206,7 @@ def claim(luck: random.Random) -> bytes:
 
 
 def claiming(jpeg: bytes, width: int, height: int) -> bytes:
-    """The same JPEG with another size in its start of frame."""
+    """Return the same JPEG with another size in its start of frame."""
     at = max(jpeg.find(b"\xff\xc0\x00"), jpeg.find(b"\xff\xc2\x00"))
     return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
 
@@ -218,7 +218,7 @@ def zeros(megabytes: int) -> bytes:
 
 
 def text_bomb(luck: random.Random) -> bytes:
-    """A PNG whose text or profile is 300 MB of zeros, in 300 KB; once or twenty times."""
+    """Return a PNG whose text or profile is 300 MB of zeros, in 300 KB; once or twenty times."""
     kind, start = luck.choice([(b"zTXt", b"t\0\0"), (b"iTXt", b"t\0\1\0\0\0"), (b"iCCP", b"p\0\0")])
     return png(9, 7, extra=chunk(kind, start + zeros(300)) * luck.choice([1, 1, 1, 20]))
 
@@ -248,20 +248,20 @@ MUTATIONS: list[Callable[[random.Random], bytes]] = [
 
 
 def mutant(number: int) -> tuple[str, bytes]:
-    """The kind and the bytes of one; the kinds take turns."""
+    """Return the kind and the bytes of one mutant; the kinds take turns."""
     luck = random.Random(number)
     make = large if number % LARGE_EVERY == LARGE_EVERY - 1 else MUTATIONS[number % len(MUTATIONS)]
     return make.__name__, make(luck)
 
 
 def check(refusal: Exception, start: str) -> None:
-    """That it is one line, and begins as it must."""
+    """Check that a refusal is one line with the right start."""
     assert str(refusal).startswith(start), refusal
     assert "\n" not in str(refusal), refusal
 
 
 def outcomes(numbers: Iterable[int], opencv: bool) -> Iterable[tuple[int, str, str]]:
-    """Number, kind, and `decoded` or `refused`; AssertionError where a refusal is not one line that names it."""
+    """Yield number, kind, and `decoded` or `refused`; AssertionError unless a refusal is one line that names it."""
     from jaxlesion.core.errors import InputError
     from jaxlesion.data.decode import decode
 
@@ -283,7 +283,7 @@ def outcomes(numbers: Iterable[int], opencv: bool) -> Iterable[tuple[int, str, s
 
 
 def hdf5(path: Path, libver: str) -> bytes:
-    """A file with images in every layout, and some things that are no image."""
+    """Return a file with images in every layout, and some things that are no image."""
     import h5py
 
     with h5py.File(path, "w", libver=libver) as file:
@@ -298,7 +298,7 @@ def hdf5(path: Path, libver: str) -> bytes:
 
 
 def hdf5_outcomes(numbers: Iterable[int], folder: Path) -> Iterable[tuple[int, str, str]]:
-    """Of a file with some bytes changed, or cut: whether it is `refused`, or how many of its images are."""
+    """Yield number, version, and `refused`, or an outcome for each image, of files with bytes changed or cut."""
     from jaxlesion.core.errors import InputError
     from jaxlesion.data.sources import open_images
 
@@ -326,7 +326,7 @@ def hdf5_outcomes(numbers: Iterable[int], folder: Path) -> Iterable[tuple[int, s
 
 
 def most_resident() -> int:
-    """The most memory that this process ever had resident, in bytes (Linux)."""
+    """Return the most memory that this process ever had resident, in bytes (Linux)."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
 

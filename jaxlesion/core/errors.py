@@ -12,5 +12,5 @@ class InputError(ValueError):
 class Refused(Exception):
     """Says why one image is not used, as the end of a sentence that begins with its id.
 
-    Readers of bytes raise it, since they know no id; the function that knows the id makes an InputError of it.
+    Readers of bytes raise it, since they have no id; the caller with the id makes an InputError of it.
     """

@@ -1,4 +1,4 @@
-"""Files: their digest, random access, and writing them so that nobody ever reads half of one."""
+"""Files: their digest, random access, and writing that never leaves half a file."""
 
 import hashlib
 import math

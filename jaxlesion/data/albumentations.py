@@ -61,7 +61,7 @@ def augmenter(spec: RecipeSpec, seed: int) -> Augment:
         if local.compose is None:
             return image
         words = np.random.SeedSequence((seed, epoch, row))
-        stream = random.Random(int(words.generate_state(1, np.uint64)[0]))  # what these transforms draw from
+        stream = random.Random(int(words.generate_state(1, np.uint64)[0]))  # the transforms draw from it
         local.compose.set_random_state(np.random.default_rng(words), stream)
         return local.compose(image=image)["image"]
 

@@ -1,7 +1,7 @@
 """Batches of a table's images, in an order that is a function of (seed, epoch).
 
 Images leave as uint8 and are normalised inside the jitted step: a quarter of the bytes, and one
-place that knows mean and std. Recipes by Albumentations go through tf.data (`data.pipeline`);
+place with mean and std. Recipes by Albumentations go through tf.data (`data.pipeline`);
 everything else goes through threads, and needs no TensorFlow.
 """
 

@@ -77,7 +77,7 @@ class ImageCache:
             chunk: images decoded between two flushes.
 
         Raises:
-            InputError: the disk is full; what was decoded before stays.
+            InputError: the disk is full; images decoded before stay.
         """
         missing = [isic_id for isic_id in ids if isic_id not in self]
         with ThreadPoolExecutor(workers) as pool:
@@ -114,7 +114,7 @@ class ImageCache:
         except OSError:  # cut short since it was opened
             content = b""
         if _checksum(content) != self.sums[slot]:
-            raise InputError(f"{self.path}: {isic_id} is damaged in it; delete the file, and it is made anew")
+            raise InputError(f"{self.path}: {isic_id} is damaged in it; delete the file, and it is rebuilt")
         return np.frombuffer(content, np.uint8).reshape(self.shape)
 
 

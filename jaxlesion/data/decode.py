@@ -1,4 +1,4 @@
-"""Pixels of JPEG and PNG files that nobody vouches for: the header is read before anything is decoded."""
+"""Pixels of JPEG and PNG files from untrusted sources: the header is checked before anything is decoded."""
 
 import functools
 import importlib.util
@@ -173,7 +173,7 @@ def _decode_pillow(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
                 return None
             pixels = np.empty((*size, 3), np.uint8)
             rows = max(1, STRIP // image.width)
-            for top in range(0, image.height, rows):  # since Pillow copies what it converts, three times over
+            for top in range(0, image.height, rows):  # since Pillow copies an image three times to convert it
                 bottom = min(top + rows, image.height)
                 pixels[top:bottom] = _rgb(image.crop((0, top, image.width, bottom)))
             return pixels

@@ -5,7 +5,6 @@ are larger, more asymmetric, ragged and mottled *on average*: no figure obtained
 """
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from jaxlesion.data.schema import TEST_COLUMNS, TRAIN_COLUMNS, is_number
 
 FIELD_MM = 15.0  # a SLICE-3D crop shows 15 mm x 15 mm of skin, whatever its number of pixels
 SHIFT = 1.3  # mean of each malignant trait in benign standard deviations: the classes overlap
-FOLDS = 5  # so many largest patients get both classes; GroupKFold(5) puts them into different folds
+FOLDS = 5  # each of so many folds by patient gets both classes
 FILES = ("train-metadata.csv", "train-image.hdf5", "test-metadata.csv", "test-image.hdf5", "sample_submission.csv")
 README = """Demo lesions of jaxlesion, in the layout of the ISIC 2024 challenge: {}
 
@@ -73,8 +72,11 @@ def write_demo(
         owner, target = _assign(rng, patients, lesions, malignant)
         owner = np.append(owner, patients + np.arange(test_lesions) // 3)
         table = _table(rng, owner, np.append(target, rng.random(test_lesions) < malignant / lesions))
-        _write_split(draft / "train", rng, table[:lesions], TRAIN_COLUMNS)
-        _write_split(draft / "test", rng, table[lesions:], TEST_COLUMNS)
+        for split, rows, columns in ("train", table[:lesions], TRAIN_COLUMNS), ("test", table[lesions:], TEST_COLUMNS):
+            with h5py.File(draft / f"{split}-image.hdf5", "w") as images:
+                for lesion in rows.itertuples():
+                    images[lesion.isic_id] = np.bytes_(_draw(rng, lesion))  # a scalar, as the challenge has it
+            rows.reindex(columns=columns).to_csv(draft / f"{split}-metadata.csv", index=False)
         table[lesions:][["isic_id"]].assign(target=0.3).to_csv(draft / "sample_submission.csv", index=False)
         (draft / "README.txt").write_text(readme, encoding="utf-8")
         if not _holds(folder, readme):  # another process may have been faster
@@ -119,23 +121,11 @@ def _table(rng: np.random.Generator, owner: np.ndarray, target: np.ndarray) -> p
     z[["iddx_1", "iddx_2", "iddx_3"]] = z["iddx_full"].str.split("::", expand=True)
     z["lesion_id"], z["mel_thick_mm"] = z["isic_id"].where(target), (z["mel_thick_mm"] / 50).where(target)
     vague = [*OF_PATIENTS][:3]
-    z[vague] = z[vague].mask(rng.random((n, 3)) < 0.03)
-    return z.round(6)
+    return z.assign(**z[vague].mask(rng.random((n, 3)) < 0.03)).round(6)
 
 
-def _write_split(split: Path, rng: np.random.Generator, table: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Draw the images of a table, and write both, beginning with the name `split`."""
-    import cv2
-
-    with h5py.File(f"{split}-image.hdf5", "w") as images:
-        for lesion in table.itertuples():
-            jpeg = cv2.imencode(".jpg", _draw(rng, lesion), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-            images[lesion.isic_id] = np.bytes_(jpeg.tobytes())  # a scalar of fixed length, as the challenge has it
-    table.reindex(columns=columns).to_csv(f"{split}-metadata.csv", index=False)
-
-
-def _draw(rng: np.random.Generator, lesion: Any) -> np.ndarray:
-    """Draw one crop, uint8 [side, side, 3], blue first, 51 <= side <= 239: a ragged and mottled dark ellipse."""
+def _draw(rng: np.random.Generator, lesion: Any) -> bytes:
+    """Draw one crop of 51 to 239 pixels a side, a ragged and mottled dark ellipse on skin, and encode it as JPEG."""
     import cv2
 
     def smooth(mm: float) -> np.ndarray:
@@ -152,5 +142,6 @@ def _draw(rng: np.random.Generator, lesion: Any) -> np.ndarray:
     skin = np.float32([lesion.tbp_lv_Lext, 14, 20]) + smooth(0.6) * [-1, 0.7, 0.3]  # CIE L*a*b*
     pigment = [lesion.tbp_lv_deltaL, 2, 4] + 2.5 * np.exp(0.45 * lesion.mottling) * smooth(0.5) * [1, 0.3, -0.3]
     lab = np.float32(skin + pigment / (1 + np.exp(-edge / 0.15)))
-    pixels = cv2.cvtColor(lab, cv2.COLOR_Lab2BGR) * 255 + rng.normal(0, 2, lab.shape)
-    return pixels.round().clip(0, 255).astype(np.uint8)
+    pixels = (cv2.cvtColor(lab, cv2.COLOR_Lab2BGR) * 255 + rng.normal(0, 2, lab.shape)).round().clip(0, 255)
+    _, jpeg = cv2.imencode(".jpg", pixels.astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return jpeg.tobytes()

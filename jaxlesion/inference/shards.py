@@ -20,7 +20,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.data.predictions import COLUMNS, csv_bytes, write_predictions
 
-ROWS = 65_536  # in a shard, unless told otherwise
+ROWS = 65_536  # in a shard, by default
 KEY = "prediction.json"
 LAUNCHERS = (("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
 

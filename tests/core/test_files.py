@@ -106,7 +106,6 @@ ELSEWHERE = {  # what writes without `write_atomic`, and why that leaves nothing
     "jaxlesion/data/cache.py _sized": "a cache; a row counts once its checksum is there, and is compared when read",
     "jaxlesion/data/cache.py __init__": "a cache, as above",
     "jaxlesion/data/demo.py write_demo": "in a folder that is renamed when it is complete",
-    "jaxlesion/data/demo.py _write_split": "in a folder that is renamed when it is complete",
     "jaxlesion/data/isic2024.py _generate_examples": "into the folder that TFDS renames when the dataset is prepared",
     "jaxlesion/data/hdf5.py kept_index": MEMORY,
     "jaxlesion/model/port.py write_safetensors": "safetensors' save, into memory",

@@ -13,13 +13,13 @@ from jaxlesion.data.dataset import fingerprint, open_dataset
 
 @pytest.fixture
 def hdf5(demo, tmp_path) -> Path:
-    """The demo lesions in a folder that may be spoilt."""
+    """Copy the demo lesions to a folder that may be spoilt."""
     return Path(shutil.copytree(demo, tmp_path / "hdf5"))
 
 
 @pytest.fixture
 def files(demo, tmp_path) -> Path:
-    """The same lesions with one file per image."""
+    """Write the same lesions with one file per image."""
     for split in ("train", "test"):
         folder = tmp_path / "files" / f"{split}-image" / "image"
         folder.mkdir(parents=True)

@@ -16,7 +16,7 @@ from jaxlesion.data.sources import open_images
 
 @pytest.fixture(scope="module")
 def doubled(demo, tmp_path_factory):
-    """The demo with lesion 1 also as 5 (as PNG) and as 119, and lesion 2 also as 3; and its table."""
+    """Write the demo with lesion 1 also as 5 (as PNG) and as 119, and lesion 2 also as 3; and its table."""
     folder = tmp_path_factory.mktemp("doubled") / "data"
     shutil.copytree(demo, folder)
     ids = pd.read_csv(folder / "train-metadata.csv")["isic_id"]

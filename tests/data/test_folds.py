@@ -127,7 +127,7 @@ def test_a_fold_of_one_class(targets, found):
 
 @pytest.fixture
 def from_file(tmp_path):
-    """A function that assigns folds to SIX from the text of a file."""
+    """Return a function that assigns folds to SIX from the text of a file."""
 
     def from_file(text: str, lesions: pd.DataFrame = SIX) -> list[int]:
         path = tmp_path / "folds.csv"

@@ -378,7 +378,7 @@ def test_a_link_put_in_after_opening_is_not_followed(tmp_path):
 
 @pytest.mark.parametrize("add", [add_plain, add_chunked, add_compressed, add_compact])
 def test_cut_short_after_opening_it_is_refused_and_the_process_lives(tmp_path, add):
-    """A memory map would end the process by a signal: the page that was read is no longer there."""
+    """With a memory map a signal would end the process: the page that was read is no longer there."""
     path = tmp_path / "images.hdf5"
     with h5py.File(path, "w") as file:
         file["before"] = np.zeros(100_000, np.uint8)
@@ -429,7 +429,7 @@ def test_nothing_and_empty_places_are_named(tmp_path):
 
 @pytest.fixture
 def indexed(tmp_path, monkeypatch):
-    """An HDF5 file whose index is kept, the folder of that index, and how often it was made since."""
+    """Return an HDF5 file whose index is kept, the folder of that index, and a list of the times it was rebuilt."""
     path, folder = tmp_path / "images.hdf5", tmp_path / "cache"
     write_images(path, ["a", "b", "c", "d"])
     kept_index(path, folder, at_least=3)

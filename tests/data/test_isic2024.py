@@ -44,7 +44,7 @@ def prepared(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(prepared: Path, tmp_path: Path) -> Path:
-    """A version folder to do harm to."""
+    """Copy a version folder that may be damaged."""
     return shutil.copytree(prepared / VERSION, tmp_path / "copy")
 
 

@@ -20,7 +20,7 @@ HEADER = "isic_id,target,patient_id"
 
 @pytest.fixture
 def read(tmp_path):
-    """A function that reads lesions from text or bytes."""
+    """Return a function that reads lesions from text or bytes."""
 
     def read(content: str | bytes, **kwargs) -> pd.DataFrame:
         path = tmp_path / "train-metadata.csv"

@@ -20,7 +20,7 @@ THREE = np.array([0.25, 0.5, 1.0])
 
 @pytest.fixture
 def read(tmp_path):
-    """A function that reads predictions from text."""
+    """Return a function that reads predictions from text."""
 
     def read(text: str, metadata: pd.DataFrame | None = None) -> pd.DataFrame:
         (tmp_path / "oof.csv").write_text(text)

@@ -24,7 +24,7 @@ SECRET = b"the contents of another file"
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    """A smooth picture, uint8 [40, 60, 3], blue first: JPEG keeps it within a few levels."""
+    """Draw a smooth picture, uint8 [40, 60, 3], blue first: JPEG keeps it within a few levels."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     return cv2.GaussianBlur(noise, (15, 15), 5)
 
@@ -239,7 +239,7 @@ def test_fill_bytes_and_padding_are_harmless(jpeg):
 
 
 def set_sof(jpeg: bytes, **fields: int) -> bytes:
-    """The same file with another claim in its baseline start of frame."""
+    """Return the same file with another claim in its baseline start of frame."""
     at = jpeg.index(b"\xff\xc0\x00\x11\x08")
     claim = {"marker": 0xFFC0, "length": 17, "precision": 8, "height": 40, "width": 60, "channels": 3} | fields
     return jpeg[:at] + struct.pack(">HHBHHB", *claim.values()) + jpeg[at + 10 :]

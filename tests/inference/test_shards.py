@@ -25,7 +25,7 @@ SHARDS = 5  # of 120 rows, 20 to a shard, rounded up to 24: whole batches of 8
 
 @pytest.fixture(scope="module")
 def many(demo, tmp_path_factory):
-    """The 120 training lesions as a test set."""
+    """Lay out the 120 training lesions as a test set."""
     folder = tmp_path_factory.mktemp("many")
     shutil.copy(demo / "train-image.hdf5", folder / "test-image.hdf5")
     shutil.copy(demo / "train-metadata.csv", folder / "test-metadata.csv")
@@ -43,7 +43,7 @@ def command(tiny_run, many, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tiny_run, many, tmp_path_factory):
-    """The files of a prediction in one shard."""
+    """Return the files of a prediction in one shard."""
     folder = tmp_path_factory.mktemp("whole")
     out = ("--out", str(folder / "p.csv"), "--submission", str(folder / "s.csv"))
     predict.main(["--run", str(tiny_run), "--data-dir", str(many), *out])
@@ -52,7 +52,7 @@ def whole(tiny_run, many, tmp_path_factory):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The first row of every shard that a network was called for; raising what is put into `calls.end` at a length."""
+    """Record the first row of every shard predicted; raise the exception put into the second value at that count."""
     seen, end, original = [], {}, Ensemble.predict
 
     def counted(self, lesions, rows, after):
@@ -183,7 +183,7 @@ def test_a_part_that_does_not_exist_is_one_line(text):
 
 @pytest.fixture
 def begun(command, calls, tmp_path):
-    """The command, stopped after two shards."""
+    """Return the command, stopped after two shards."""
     calls[1][2] = KeyboardInterrupt()
     with pytest.raises(SystemExit):
         predict.main(command)

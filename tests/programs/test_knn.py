@@ -1,5 +1,4 @@
 import json
-from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import jaxlesion
 from jaxlesion import evaluate, knn
 from jaxlesion.core.config import DataConfig, FoldsConfig, ModelConfig
+from jaxlesion.core.hooks import Hooks, Meter
 from jaxlesion.data.decode import decode, resize
 from jaxlesion.data.folds import assign
 from jaxlesion.data.lesions import read_lesions
@@ -63,19 +63,19 @@ def test_all_neighbours_give_the_share_of_the_other_folds(demo, lesions):
         np.testing.assert_allclose(table["prediction"], others.mean())
 
 
-def test_progress_and_notes_go_to_callbacks_and_nothing_is_printed(demo, capsys):
-    heard, done = [], []
+def test_progress_and_notes_go_to_hooks_and_nothing_is_printed(demo, capsys):
+    heard, meters = [], []
 
-    @contextmanager
-    def progress(title: str, total: int):
-        heard.append((title, total))
-        yield done.append
+    class Noted(Meter):
+        def __init__(self, *args):
+            super().__init__(*args)
+            meters.append(self)
 
-    knn_predictions(KnnOptions(features="metadata", data_dir=demo, fold=(0,)), progress, heard.append)
-    (note, (title, total)) = heard
+    knn_predictions(KnnOptions(features="metadata", data_dir=demo, fold=(0,)), Hooks(heard.append, Noted))
+    (note,), (meter,) = heard, meters
     assert "features of the metadata" in note
-    assert "fold 0: searching 93 rows" in title
-    assert sum(done) == total == 27
+    assert meter.title == "fold 0: searching 96 rows"
+    assert meter.done == meter.steps == 24
     assert capsys.readouterr() == ("", "")
 
 

@@ -234,12 +234,13 @@ def test_neither_tensorflow_nor_opencv_nor_albumentations_is_imported(tiny_comma
 import importlib, sys
 heavy = {{"tensorflow", "cv2", "albumentations", "sklearn", "matplotlib"}}
 for program, argv in {commands!r}.items():
+    before = set(sys.modules)
     importlib.import_module("jaxlesion." + program).main(argv)
-    print("loaded:", program, sorted(heavy & set(sys.modules)))
+    print("loaded:", program, sorted(heavy & set(sys.modules) - before))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = [line.removeprefix("loaded: ") for line in done.stdout.splitlines() if line.startswith("loaded: ")]
-    assert loaded == ["train []", "evaluate []", "predict []", "report ['matplotlib']"]
+    assert loaded == ["train ['sklearn']", "evaluate []", "predict []", "report ['matplotlib']"]
 
 
 def test_the_first_command_trains_the_demo_and_the_network_learns(tmp_path, monkeypatch, capsys):
