@@ -183,7 +183,7 @@ class TrainConfig:
     epochs: Annotated[int, at_least(1)] = 20
     """Passes over the sampled training rows."""
     resume: bool = False
-    """Go on with the run in --run-dir; needs no other flag. A command that could begin the run does so if need be."""
+    """Resume the run in --run-dir; needs no other flag. A whole command also begins a run that is not there yet."""
     data: DataConfig = field(default_factory=DataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     folds: FoldsConfig = field(default_factory=FoldsConfig)
@@ -194,7 +194,7 @@ class TrainConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
 
-# What a later command may choose anew without making it another run.
+# A later command may change these: it is the same run.
 NOT_IDENTITY = ("fold", "data_dir", "run_dir", "resume", "checkpoint", "distributed")
 NOT_IDENTITY_DATA = ("workers", "cache", "cache_gib", "on_device")  # of `data`: they change no pixel
 

@@ -126,7 +126,7 @@ def from_dict(data: Any, source: str) -> Calibration:
     except (KeyError, TypeError, ValueError):
         numbers = []
     if len(numbers) < 3 or not np.isfinite(numbers).all() or found.temperature <= 0:
-        raise InputError(f"{source}: is damaged; remove it and write it anew by train --resume")
+        raise InputError(f"{source}: is damaged; remove it and rebuild it by train --resume")
     return found
 
 

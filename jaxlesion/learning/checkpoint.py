@@ -156,7 +156,7 @@ class Checkpoints:
         if bad and (self.read_only or len(bad) == len(steps)):
             what = next(iter(bad.values()))
             raise InputError(
-                f"{self.folder}: a checkpoint is damaged ({what}); put the file back, or train the fold anew"
+                f"{self.folder}: a checkpoint is damaged ({what}); put the file back, or train the fold again"
             )
         for step, what in bad.items():
             warnings.warn(f"{what}; step {step} is set aside in {DAMAGED}", stacklevel=5)

@@ -38,7 +38,7 @@ class SaveClock:
 class Saver:
     """Save the state in mid-epoch, at the same step in every process, and stop after it where a signal came.
 
-    The processes vote after each step: 0 to go on, 1 to save, a signal's number to save and stop. The largest vote
+    The processes vote after each step: 0 to continue, 1 to save, a signal's number to save and stop. The largest vote
     counts in all of them, and so does the first process's clock.
 
     Args:

@@ -86,5 +86,5 @@ def held_out(run: Run, lesions: pd.DataFrame) -> pd.DataFrame:
     keys = ["isic_id", "target", "fold"]
     there, wanted = table[keys], lesions.loc[lesions["fold"].isin(table["fold"]), keys]
     if there["fold"].isna().any() or sorted(there.itertuples(index=False)) != sorted(wanted.itertuples(index=False)):
-        raise InputError(f"{path}: does not hold the very rows of folds.csv: write it anew by train --resume")
+        raise InputError(f"{path}: does not hold the very rows of folds.csv: rebuild it by train --resume")
     return table

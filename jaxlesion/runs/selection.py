@@ -35,6 +35,6 @@ def folds_to_train(run: Run, config: TrainConfig) -> list[int]:
     for k in wanted:
         if run.fold(k).started:
             finished = run.fold(k).finished
-            what = "finished: train another fold" if finished else "started: go on with it by --resume"
+            what = "finished: train another fold" if finished else "started: resume it by --resume"
             raise InputError(f"{run.folder}: fold {k} is {what}, or give another --run-dir")
     return wanted

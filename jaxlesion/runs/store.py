@@ -89,7 +89,7 @@ class FoldDir:
         if len(records) != (epochs := step // steps_per_epoch):
             raise InputError(
                 f"{self.folder / 'metrics.jsonl'} has {len(records)} of the {epochs} epochs up to step {step}, "
-                f"which is saved: put back what training wrote, or delete {self.folder} to train it anew"
+                f"which is saved: put back what training wrote, or delete {self.folder} to train it again"
             )
         return records
 
@@ -154,7 +154,7 @@ class Run:
         return cls(folder, config)
 
     def check_same(self, config: TrainConfig, data: dict[str, str]) -> None:
-        """Refuse to go on with another configuration or other data, naming the first difference."""
+        """Refuse another configuration or other data, naming the first difference."""
         if (differs := difference(self.config, config)) is not None:
             option, ours, theirs = differs
             raise InputError(

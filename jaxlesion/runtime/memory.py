@@ -14,17 +14,17 @@ PAGE = 4096
 def prepare_process() -> None:
     """Set up memory and the garbage collector; to be called once, by a program after its imports."""
     keep_memory()
-    gc.freeze()  # what imports made is not garbage: looking for it takes a sixth of the time that tracing takes
-    gc.set_threshold(100_000, 50, 50)  # nor is what tracing makes
+    gc.freeze()  # objects of imports stay: searching them takes a sixth of the tracing time
+    gc.set_threshold(100_000, 50, 50)  # and tracing leaves little garbage
 
 
 def keep_memory() -> bool:
     """Let malloc keep freed memory, in large pages; return whether that could be done (glibc on Linux).
 
     XLA on the CPU takes a step's temporary buffers, gigabytes, from malloc and gives them back after it. By default
-    each step then begins with hundreds of thousands of page faults. Here malloc is told to take everything from one
-    heap and to give none of it back, and half of the machine's memory is marked, not taken, for pages of 2 MB. The
-    process then stays as large as it was at its peak.
+    each step then begins with hundreds of thousands of page faults. Here malloc takes everything from one heap and
+    returns none of it. Half of the machine's memory is marked, not taken, for pages of 2 MB. The process stays as large
+    as at its peak.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -38,7 +38,7 @@ def keep_memory() -> bool:
         return False
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     if not (start := libc.malloc(size)):
-        return False  # a limit on the process: what is kept is kept, in small pages
+        return False  # the process has a limit: memory is kept in small pages
     first = -(-start // PAGE) * PAGE
     done = libc.madvise(first, (start + size - first) // PAGE * PAGE, MADV_HUGEPAGE) == 0
     libc.free(start)

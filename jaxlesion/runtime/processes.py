@@ -1,7 +1,7 @@
 """Several processes as one run, on JAX's own runtime: how they find each other, agree, wait, and end together.
 
-What is said and waited for goes through the coordination service, which lives in the first process and waits as long
-as it takes; only arrays go through collectives. Where there is one process, all of this does nothing.
+Messages and barriers go through JAX's coordination service, which lives in the first process and has no time limit.
+Only arrays go through collectives. With one process, everything here does nothing.
 """
 
 import json
@@ -29,8 +29,8 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.runtime.devices import replicated, shard_batch, use_cores
 from jaxlesion.runtime.signals import Stopped
 
-WEEK = 7 * 24 * 3600 * 1000  # milliseconds: who waits is ended by the news of a failure, not by a clock
-HEARD = 10  # seconds that the others get to hear of a failure, before who failed ends
+WEEK = 7 * 24 * 3600 * 1000  # milliseconds: a wait ends with the news of a failure, not by a clock
+GRACE = 10  # seconds for the others to learn of a failure before the failed process ends
 GONE = re.compile(r"gloo|nccl|connection|unavailable|heartbeat|coordination", re.I)
 
 
@@ -41,7 +41,7 @@ class _Process:
     index: int = 0
     count: int = 1
     client: Any = None  # of JAX's coordination service
-    said: int = 0  # keys and barriers used so far, the same in every process
+    used: int = 0  # keys and barriers so far, the same in every process
     failure: str | None = None
 
 
@@ -112,7 +112,7 @@ def join_processes(config: DistributedConfig, batch_size: int) -> Iterator[None]
 
 
 def _join(config: DistributedConfig, share: int) -> None:
-    # JAX would take SIGTERM for itself, and nothing would then happen at one: `signals` takes care of it.
+    # Otherwise JAX takes SIGTERM for itself, and `signals` never sees it.
     jax.config.update("jax_enable_preemption_service", False)
     where = config.coordinator or "the launcher's first process"
     late = threading.Timer(config.start_seconds, _give_up, (where, config))
@@ -154,7 +154,7 @@ def _give_up(where: str, config: DistributedConfig) -> None:
 
 
 def _leave() -> None:
-    barrier()  # the first may have figures to draw yet; JAX would wait for it no longer than minutes
+    barrier()  # the first may still compute metrics, and JAX waits for it no longer than minutes
     jax.distributed.shutdown()
     _me.index, _me.count, _me.client = 0, 1, None
 
@@ -178,22 +178,22 @@ def _end(reason: str, code: int) -> NoReturn:
     try:
         _me.client.key_value_set("jaxlesion/failed", reason)
     except Exception as e:
-        if "ALREADY_EXISTS" in str(e):  # somebody else was the first: `_listen` says so and ends this process
-            time.sleep(HEARD)
-    _let_hear()
+        if "ALREADY_EXISTS" in str(e):  # another one failed first: `_listen` ends this process
+            time.sleep(GRACE)
+    _wait_for_others()
     sys.stdout.flush()
     os._exit(code)
 
 
-def _let_hear() -> None:
-    """Wait until the others have heard, above all in the first process: the service ends with it."""
-    until = time.monotonic() + HEARD
+def _wait_for_others() -> None:
+    """Wait until the others know, above all in the first process: the service ends with it."""
+    until = time.monotonic() + GRACE
     for other in range(process_count()):
         left = int(1000 * (until - time.monotonic()))
         if other != process_index() and left > 0:
             try:
-                _me.client.blocking_key_value_get(f"jaxlesion/heard/{other}", left)
-            except Exception:  # it is gone
+                _me.client.blocking_key_value_get(f"jaxlesion/informed/{other}", left)
+            except Exception:  # the other process has ended
                 return
 
 
@@ -209,20 +209,20 @@ def _listen() -> None:
             return  # the service is gone: either all is over, or JAX itself ends this process now
         if not reason.startswith(f"process {process_index()}:"):
             print(f"error: {reason}", file=sys.stderr, flush=True)
-            client.key_value_set(f"jaxlesion/heard/{process_index()}", "")
+            client.key_value_set(f"jaxlesion/informed/{process_index()}", "")
             if process_index() == 0:
-                _let_hear()
+                _wait_for_others()
             os._exit(2)
         return
 
 
 def _next() -> str:
-    _me.said += 1
-    return f"jaxlesion/{_me.said}"
+    _me.used += 1
+    return f"jaxlesion/{_me.used}"
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have come here."""
     if process_count() > 1:
         _me.client.wait_at_barrier(_next(), WEEK)
 
@@ -233,11 +233,11 @@ def from_first(make: Callable[[], Any]) -> Any:
         return make()
     key = _next()
     if process_index() == 0:
-        said = json.dumps(make())
-        _me.client.key_value_set(key, said)
+        result = json.dumps(make())
+        _me.client.key_value_set(key, result)
     else:
-        said = _me.client.blocking_key_value_get(key, WEEK)
-    return json.loads(said)
+        result = _me.client.blocking_key_value_get(key, WEEK)
+    return json.loads(result)
 
 
 @contextmanager

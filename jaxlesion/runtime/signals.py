@@ -1,4 +1,4 @@
-"""Being told to stop: training ends at a step that can be gone on from, everything else ends at once."""
+"""Signals that stop a program: training ends at a step that it can resume from, everything else ends at once."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 from typing import Self
 
-TOLD = (signal.SIGTERM, signal.SIGINT)  # what pre-emption and a scheduler send; what Ctrl-C sends
+CAUGHT = (signal.SIGTERM, signal.SIGINT)  # from pre-emption or a scheduler; from Ctrl-C
 
 
 class Stopped(SystemExit):
@@ -17,10 +17,10 @@ class Stopped(SystemExit):
 
 
 class StopSignal:
-    """SIGTERM and SIGINT, while the context lasts. Only the main thread can hold one.
+    """Catcher of SIGTERM and SIGINT while the context lasts, for the main thread.
 
-    Until `waits` is set, and at the second signal, the process ends at once, as if it were killed:
-    nothing that it has saved is harmed by that. Otherwise the first signal is only remembered.
+    Until `waits` is set, and at the second signal, the process ends at once, as if it were killed. Saved files survive
+    that. Otherwise the first signal is only remembered, in `number`.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class StopSignal:
         os.write(sys.stderr.fileno(), f"{name}: saving after this step; once more stops at once\n".encode())
 
     def __enter__(self) -> Self:
-        self.before = {number: signal.signal(number, self._receive) for number in TOLD}
+        self.before = {number: signal.signal(number, self._receive) for number in CAUGHT}
         return self
 
     def __exit__(self, *_: object) -> None:

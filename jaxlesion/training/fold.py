@@ -57,7 +57,7 @@ class Journal:
         elif len(recorded) > 1:  # a first epoch may have been killed before its state was saved
             raise InputError(
                 f"{self.folder.folder} has the records of {len(recorded)} epochs and no checkpoint: put the "
-                "checkpoints back, or delete that folder to train the fold anew"
+                "checkpoints back, or delete that folder to train the fold again"
             )
         elif recorded or self.begun:
             self.say(f"fold {self.fold}: nothing was saved before; from the first step")

@@ -40,15 +40,15 @@ class ProgressBar(Meter):
             transient=True,
         )
         self.task = self.bar.add_task(title, total=steps, completed=start, note="")
-        self.said = time.monotonic()
+        self.printed = time.monotonic()
 
     def tick(self, loss: float | None = None, steps: int = 1) -> None:
         """Count some steps and show how far it is."""
         super().tick(loss, steps)
         note = f"{self.rate:.1f} img/s" if loss is None else f"loss {loss:.4f}  {self.rate:.1f} img/s"
         self.bar.update(self.task, completed=self.done, note=note)
-        if not console.is_terminal and time.monotonic() - self.said > LOG_SECONDS:
-            self.said = time.monotonic()
+        if not console.is_terminal and time.monotonic() - self.printed > LOG_SECONDS:
+            self.printed = time.monotonic()
             say(f"{self.title}: {self.done:,} of {self.steps:,}  {note}")
 
     def __enter__(self) -> Self:

@@ -63,17 +63,17 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
         run = Run.open(Path(early.run_dir))
     if early.resume and run is None:
         if not early.run_dir:
-            raise InputError("--resume: there is no --run-dir; give it the folder of the run to go on with")
+            raise InputError("--resume: there is no --run-dir; give it the folder of the run to resume")
         if not (early.data_dir or early.preset):  # a whole command begins the run, a mistyped folder alone does not
             raise InputError(
-                f"--resume: {early.run_dir} holds no run; give --run-dir the folder of the run to go on with, "
+                f"--resume: {early.run_dir} holds no run; give --run-dir the folder of the run to resume, "
                 "or the whole command with --data-dir to begin it"
             )
     if run is not None:
         started = {int(p.parent.name.removeprefix("fold_")) for p in run.folder.glob("fold_*/checkpoints")}
         fold = run.config.fold if run.config.fold == "all" else tuple(sorted({*run.config.fold, *started}))
-        anew = {"fold": fold, "run_dir": run.folder, "resume": False, "distributed": DistributedConfig()}
-        base = configuration.replace(run.config, anew)
+        changed = {"fold": fold, "run_dir": run.folder, "resume": False, "distributed": DistributedConfig()}
+        base = configuration.replace(run.config, changed)
     else:
         names = PRESETS
         if early.preset is not None and early.preset not in names:

@@ -56,7 +56,7 @@ GROUPS = {
     "Runs": [
         Case(
             *("`--resume` of nothing", nothing, train.main, (*OURS, "--resume")),
-            "--resume: run holds no run; give --run-dir the folder of the run to go on with, "
+            "--resume: run holds no run; give --run-dir the folder of the run to resume, "
             "or the whole command with --data-dir to begin it",
             "Check the path: a run's folder has a `config.json`.",
         ),
@@ -83,7 +83,7 @@ GROUPS = {
         ),
         Case(
             *("A fold that was begun", a_started_fold, train.main, OURS),
-            "run: fold 0 is started: go on with it by --resume, or give another --run-dir",
+            "run: fold 0 is started: resume it by --resume, or give another --run-dir",
             "Add `--resume`.",
         ),
         Case(
@@ -142,7 +142,7 @@ GROUPS = {
         ),
         Case(
             *("Predictions of other rows", a_finished_fold_without_its_rows, report.main, OF_RUN),
-            "run/oof.csv: does not hold the very rows of folds.csv: write it anew by train --resume",
+            "run/oof.csv: does not hold the very rows of folds.csv: rebuild it by train --resume",
             "Training writes `oof.csv` from the folds' own.",
         ),
     ],
