@@ -25,7 +25,7 @@ class ReportConfig:
     data_dir: Path | None = None
     """Where its data lies now [default: where it lay in training]. The hashes are checked."""
     data_name: str | None = None
-    """What the report calls the data [default: the name of its folder]."""
+    """Name of the data in the report [default: the name of its folder]."""
     out: Path | None = None
     """Folder that is written to [default: report in the folder of the run]."""
     bootstrap: int = RESAMPLES

@@ -1,4 +1,4 @@
-"""What can be set, and the only home of every default.
+"""All options, their ranges, and the only home of every default.
 
 `TrainConfig` is both the command line of `python -m jaxlesion.train` and the `config.json` of a run.
 """

@@ -41,7 +41,7 @@ class KnnOptions:
     """The search: features, numbers of neighbours, folds, and data."""
 
     features: Literal["embedding", "pixels", "metadata"] = "embedding"
-    """What is compared: pooled features of the network, RGB at 32 x 32, or the metadata's columns."""
+    """Features to compare: pooled features of the network, RGB at 32 x 32, or the metadata's columns."""
     k: tuple[int, ...] = (5, 10, 15, 20)
     """Numbers of neighbours; one search serves all."""
     fold: tuple[int, ...] | Literal["all"] = (0,)

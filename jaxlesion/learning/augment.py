@@ -18,7 +18,7 @@ WEIGHT = 11  # bits of an interpolation weight; a product of two and a level fit
 
 
 class Draw(NamedTuple):
-    """What is done to one image, in this order; all but `mirror` and `shift` are scalars."""
+    """The changes to one image, in this order; all but `mirror` and `shift` are scalars."""
 
     mirror: jax.Array  # int32 [2], x and y: -1 to mirror that axis, else 1
     quarter: jax.Array  # int32, quarter turns counterclockwise

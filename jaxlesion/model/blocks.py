@@ -171,7 +171,7 @@ class BatchNorm(nn.Module):
             factor = scale * lax.rsqrt(var.value + BN_EPS)
             return (x * _as_map(factor) + _as_map(bias - mean.value * factor)).astype(self.dtype)
         axis = None if self.is_initializing() else self.axis_name
-        y, batch_mean, batch_var = normalise(x, scale, bias, axis)
+        y, batch_mean, batch_var = normalise_batch(x, scale, bias, axis)
         if not self.is_initializing():
             count = _count(x, axis)
             batch_var = batch_var * (count / max(count - 1, 1))
@@ -181,7 +181,7 @@ class BatchNorm(nn.Module):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalise(
+def normalise_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise [b,h,w,c] by its own statistics: (y, mean [c], biased variance [c]).
@@ -225,7 +225,7 @@ def _normalise_back(axis_name, saved, cotangents):
     return dx.astype(x.dtype), dscale, dbias
 
 
-normalise.defvjp(_normalise, _normalise_back)
+normalise_batch.defvjp(_normalise, _normalise_back)
 
 
 class Dropout(nn.Module):

@@ -1,1 +1,1 @@
-"""What a person types and sees."""
+"""The command line, the terminal, and exit codes."""

@@ -78,14 +78,14 @@ def test_normalise_equals_its_formula():
         y, back = jax.vjp(function, x, scale, bias)
         return y, *back(jnp.sin(x))
 
-    ours = value_and_gradients(lambda *args: blocks.normalise(*args)[0], x, scale, bias)
+    ours = value_and_gradients(lambda *args: blocks.normalise_batch(*args)[0], x, scale, bias)
     for mine, expected in zip(ours, value_and_gradients(plain, x, scale, bias), strict=True):
         close(mine, expected)
 
 
 def test_statistics_survive_a_large_mean():
     x = np.asarray(normal(8, 64, 64, 3)) + np.float32([0, 100, -1000])
-    _, mean, var = blocks.normalise(x, jnp.ones(3), jnp.zeros(3))
+    _, mean, var = blocks.normalise_batch(x, jnp.ones(3), jnp.zeros(3))
     exact = x.astype(np.float64)
     np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-5)
@@ -110,7 +110,7 @@ def test_a_sharded_batch_is_one_batch():
     @jax.jit
     def values_and_gradients(x):
         def loss(x, kernel):
-            y, mean, var = blocks.normalise(blocks.convolve(x, kernel, 2), jnp.ones(4), jnp.zeros(4))
+            y, mean, var = blocks.normalise_batch(blocks.convolve(x, kernel, 2), jnp.ones(4), jnp.zeros(4))
             return (y**3).sum(), (y, mean, var)
 
         return jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
