@@ -23,7 +23,7 @@ from jaxlesion.learning.state import TrainState, abstract_state, create_state
 from jaxlesion.learning.step import make_feature_step, make_predict_step, make_train_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.model.weights import initial_variables
-from jaxlesion.runtime.compile_cache import vouch
+from jaxlesion.runtime.compile_cache import vouching
 from jaxlesion.runtime.devices import data_mesh, local_view, replicate, replicated
 from jaxlesion.runtime.processes import Votes, compile_before_running, from_first, gather, local_share
 from jaxlesion.runtime.signals import StopSignal
@@ -112,7 +112,7 @@ class Training:
         optimiser = make_optimiser(config.optim)
         seed = config.data.seed
         step = make_train_step(self.model, optimiser, config.optim, seed=seed, recipe=recipe, mesh=self.mesh)
-        return compile_before_running(step)
+        return vouching(compile_before_running(step))
 
     @cached_property
     def predict_step(self) -> Any:
@@ -231,8 +231,6 @@ def _run_epoch(
     with hooks.progress(title, steps, start, training.batch_size) as meter:
 
         def on_loss(loss: float) -> None:
-            if meter.first is None:
-                vouch()  # the step is compiled
             hooks.observe("loss", loss=loss)
             meter.tick(loss)
 

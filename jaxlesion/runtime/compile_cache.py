@@ -1,9 +1,12 @@
 """Compiled programs are kept between processes, so that a second start does not compile again."""
 
+import itertools
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -58,6 +61,19 @@ def vouch() -> None:
             write_atomic(folder / WHOLE, json.dumps(sizes, indent=0))
     except OSError:  # as JAX does without what it cannot keep
         pass
+
+
+def vouching(step: Callable) -> Callable:
+    """Return `step`, which vouches for its compiled program once its first call has returned."""
+    calls = itertools.count()
+
+    def call(*args: Any) -> Any:
+        out = step(*args)
+        if next(calls) == 0:
+            vouch()
+        return out
+
+    return call
 
 
 def _remove_halves(folder: Path) -> None:
