@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import reliability
 from shrunk import LAUNCHERS, NEED_TIMM, free_port, program_of, shrink
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,6 +157,11 @@ def test_links_between_pages_lead_somewhere():
             assert other.exists(), f"{page.name}: {target}"
             titles = re.findall(r"^#+ (.*)$", other.read_text(), re.M) if part else []
             assert not part or part in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}, part
+
+
+def test_the_faults_of_the_reliability_page_are_those_of_the_tests():
+    text = reliability.DOCUMENT.read_text()
+    assert text == reliability.rendered(text), "write it anew: python tests/reliability.py --write"
 
 
 def test_files_in_the_docs_exist():
