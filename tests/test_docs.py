@@ -96,6 +96,7 @@ def run_shell(demo, tmp_path, monkeypatch):
     def run(text: str) -> None:
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
+        assert "error: " not in done.stderr, done.stderr[-3000:]  # of a process in the background
         for name in re.findall(r"--run-dir (\S+)", text):
             assert (tmp_path / name / "fold_0" / "oof.csv").is_file(), done.stderr[-3000:]
         for name in re.findall(r"--out (\S+)", text):
