@@ -25,7 +25,7 @@ ci-extra: $(VENV)/installed  ## the longer tests: every table of the paper, shru
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m extra $(ARGS)
 
 chaos: $(VENV)/installed  ## kill runs and change files at random, N of each, 100 N mutants: make chaos N=100
-	CHAOS=$(or $(N),100) $(BIN)/python -m pytest -m extra --numprocesses 2 --dist loadfile -rP tests/test_chaos.py tests/test_checkpoint.py tests/test_hostile.py $(ARGS)
+	CHAOS=$(or $(N),100) $(BIN)/python -m pytest -m extra --numprocesses 2 --dist loadfile -rP tests/programs/test_chaos.py tests/learning/test_checkpoint.py tests/programs/test_hostile.py $(ARGS)
 
 lint: $(VENV)/installed  ## check style
 	$(BIN)/ruff check .

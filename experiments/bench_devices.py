@@ -35,11 +35,11 @@ from argparse import Namespace
 from experiments.bench_throughput import jaxlesion_step
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.core.config import DistributedConfig
-from jaxlesion.runtime.processes import joined
-together = json.loads(sys.argv[2])
-with joined(DistributedConfig(launcher=False, **together)):
+from jaxlesion.runtime.processes import join_processes
+what, together = Namespace(**json.loads(sys.argv[1])), json.loads(sys.argv[2])
+with join_processes(DistributedConfig(launcher=False, **together), what.batch):
     keep_compiled()
-    step, name = jaxlesion_step(Namespace(**json.loads(sys.argv[1])))
+    step, name = jaxlesion_step(what)
     step()
     print("=", name, flush=True)
     for _ in sys.stdin:

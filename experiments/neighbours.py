@@ -17,10 +17,10 @@ from jaxlesion.inference.knn import KnnOptions, knn_predictions
 from jaxlesion.ui.console import ProgressBar, say
 
 _NOTE = (
-    "Index: all rows of the other folds; queries: all rows of a fold; score: the share of malignant ones among the k "
-    "nearest by Euclidean distance. At 0.5 half of the neighbours is enough, so an even k calls more. The paper does "
-    "not name its features: `embedding` are the pooled features of {network}, not trained further; `pixels` the crop "
-    "at 32 x 32; `metadata` the table's columns, scaled and filled in by the other folds."
+    "Index: all rows of the other folds; queries: all rows of a fold; score: the share of malignant rows among the k "
+    "nearest by Euclidean distance. At 0.5 half of the neighbours is enough, so an even k calls more rows malignant. "
+    "The paper does not name its features: `embedding` are the pooled features of {network}, not trained further; "
+    "`pixels` the crop at 32 x 32; `metadata` the table's columns, scaled and filled in by the other folds."
 )
 
 

@@ -25,6 +25,7 @@ from jaxlesion.runs.store import Run, make_manifest
 
 ORDER = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9")
 ORDER += ("frozen_baseline", "five_epochs")
+TITLE = "# The paper's tables, reproduced\n\nHow do our results compare with each table of the paper?"
 SHRUNK = """> **Shrunk: no figure below means anything.** A tiny network of random weights, 32 px, 1, 2, 3 and 4 epochs
 > instead of 1, 20, 50 and 100: this shows that every table can be made, not what comes out."""
 SAME = "**No patient is known to have two of these lesions**, so lesions of one patient may be on both sides of a fold."
@@ -74,7 +75,7 @@ def write(path: Path, folder: Path, data_name: str, lesions: pd.DataFrame, shrun
     saved = {name: load(folder / f"{name}.json") for name in ORDER if (folder / f"{name}.json").is_file()}
     wanted = {"ids": hash_of_ids(lesions), "shrunk": shrunk}
     sections = {name: s for name, s in saved.items() if wanted.items() <= s["made_from"].items()}
-    parts = ["# The paper's tables, made again", *([SHRUNK] if shrunk else []), _data(data_name, lesions)]
+    parts = [TITLE, *([SHRUNK] if shrunk else []), _data(data_name, lesions)]
     if sections:
         parts.append(_summary(sections))
     if missing := [name for name in ORDER if name not in sections]:
@@ -84,7 +85,7 @@ def write(path: Path, folder: Path, data_name: str, lesions: pd.DataFrame, shrun
         lines = [f"- {line}" for line in section["runs"]]
         lines.append(f"- Made on {made['date']}: {made['machine']}; {made['software']}.")
         if section["figures"]:
-            lines.append(f"- All figures, also of each fold, are in `{name}.json`.")
+            lines.append(f"- All metrics, with those of each fold, are in `{name}.json`.")
         parts += [f"## {section['title']}", section["body"], "\n".join(lines)]
     write_atomic(path, "\n\n".join(parts) + "\n")
 
@@ -103,12 +104,12 @@ def _data(name: str, lesions: pd.DataFrame) -> str:
         f"newline: `{hash_of_ids(lesions)}`."
     )
     intervals = (
-        f"**How to read it:** in brackets the {100 * LEVEL:.0f} % interval, by draws of {by}s. Thresholded figures are "
-        "at 0.5 as in the paper, of probabilities that carry the prior of the training rows. `pooled`: all folds' "
-        "held-out rows at once, each predicted by the network of the fold that held it out. `normalised rows`: all "
-        "malignant rows of a fold and benign ones at the training's sampling; `whole fold`: every row. pAUC is the "
-        "challenge's, above 80 % TPR: 0.2 at best, 0.02 by chance. PR AUC by chance is the share of malignant rows. "
-        "A precision where nothing was called is given as 0."
+        f"**How to read it:** in brackets stands the {100 * LEVEL:.0f} % interval, from resamples of {by}s. "
+        "Thresholded metrics are at 0.5 as in the paper, of probabilities that carry the prior of the training rows. "
+        "`pooled` means all held-out rows at once, each predicted by the network of the fold that held it out. "
+        "`normalised rows` are all malignant rows of a fold and benign ones at the training's sampling; `whole fold` "
+        "is every row. pAUC is the challenge's, above 80 % TPR: 0.2 at best, 0.02 by chance. PR AUC by chance is the "
+        "share of malignant rows. Where no row was called malignant, precision is given as 0."
     )
     return "\n\n".join([prose, *([SAME] if by == "row" else []), intervals])
 
@@ -119,7 +120,7 @@ def _summary(sections: Mapping[str, dict[str, Any]]) -> str:
         for section in sections.values()
         for number, row in enumerate(section["summary"])
     ]
-    return "## At a glance\n\n" + markdown(["", "figure", "paper", "here"], rows)
+    return "## At a glance\n\n" + markdown(["", "metric", "paper", "here"], rows)
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

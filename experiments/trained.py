@@ -66,7 +66,7 @@ def trained_section(
         per_class(by_rows, printed),
         f"Over both classes, {main}:",
         both_classes(by_rows, overall),
-        "What does not depend on a threshold, and how many rows 0.5 calls malignant:",
+        "Metrics without a threshold, and how many rows 0.5 calls malignant:",
         beside(parts),
     ]
     if CHOSEN + "accuracy" in next(iter(by_rows.values())):
@@ -131,8 +131,8 @@ def collapse(found: Estimates) -> str:
     share = 1 - positives / n
     return (
         f"{said}; {positives:,} are malignant. Calling every row benign would have an accuracy of {share:.4f} and a "
-        f"benign precision, recall and F1 of {share:.4f}, 1 and {2 * share / (1 + share):.4f}: neither says whether "
-        "anything was learnt. The areas do, and a threshold that suits the prior."
+        f"benign precision, recall and F1 of {share:.4f}, 1 and {2 * share / (1 + share):.4f}: neither shows "
+        "whether anything was learnt. The areas show that, and so does a threshold that suits the prior."
     )
 
 

@@ -1,48 +1,75 @@
-"""Every command and every piece of Python in README and docs runs, shrunk to the tiny network on drawn lesions."""
+"""Every command and every piece of Python in README and docs runs, shrunk to the tiny network on drawn lesions.
 
+Commands of the package run in this process. Experiments and blocks of shell run in processes of their own, marked
+`extra`; `shrunk.py` stands in for `python`, `srun` and `mpirun` there. Only `pip install` and `make` are not run here:
+continuous integration does that.
+"""
+
+import contextlib
 import importlib
+import io
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import reliability
+from shrunk import LAUNCHERS, NEED_TIMM, free_port, program_of, shrink
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Commands that continuous integration itself consists of, those that need timm and torch, and long ones.
-ELSEWHERE = ("make ", "pip install", "python experiments/bench_", "python experiments/port_parity.py")
+KINDS = {
+    "package": re.compile(r"python -m jaxlesion\.\w+( |$)"),
+    "experiment": re.compile(r"python (-m experiments\.|experiments/)"),
+    "make": re.compile(r"make [a-z-]+( |$)"),
+    "pip": re.compile(r"pip install -c constraints\.txt \.( |$)"),
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of one language in a page."""
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
+    """Return the fenced blocks of one language in a page."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M)
+    return [block for name, block in fenced if name == language]
 
 
-def run_commands(page: Path, demo: Path, options: list[str]) -> None:
-    """Run the commands of a page, one after the other, in this folder."""
-    shutil.copytree(demo, "isic-2024-challenge")
-    for line in "".join(blocks(page, "bash")).splitlines():
-        words = shlex.split(line, comments=True)
-        if not words or line.startswith(ELSEWHERE):
-            continue
-        if words[1].startswith("experiments/"):
-            subprocess.run([sys.executable, ROOT / words[1], *words[2:]], check=True)
-            continue
-        assert words[:2] == ["python", "-m"], f"how is this tested: {line}"
-        program, argv = words[2].removeprefix("jaxlesion."), words[3:]
-        if program == "train" and "--data-dir" in argv:
-            argv += [*options, "--epochs", "1"]
-        importlib.import_module(words[2]).main(argv)
+def kind(line: str) -> str | None:
+    """Return how a line is tested alone; None for a line of shell."""
+    return next((name for name, pattern in KINDS.items() if pattern.match(line)), None)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_run(page, demo, tiny_command, tmp_path, monkeypatch):
+def lines_of(block: str) -> list[str]:
+    return [line for line in block.splitlines() if line.split("#")[0].strip()]
+
+
+def is_shell(block: str) -> bool:
+    """Return whether a block makes sense as a whole only."""
+    return any(kind(line) is None or line.endswith("\\") for line in lines_of(block))
+
+
+def commands(page: Path, wanted: str) -> list[str]:
+    """Return a page's commands of one kind."""
+    listed = [block for block in blocks(page, "bash") if not is_shell(block)]
+    return [line.split("  #")[0] for block in listed for line in lines_of(block) if kind(line) == wanted]
+
+
+def with_any(wanted: str) -> list[Path]:
+    return [page for page in PAGES if commands(page, wanted)]
+
+
+@pytest.mark.parametrize("page", with_any("package"), ids=lambda page: page.name)
+def test_commands_run(page, demo, tmp_path, monkeypatch):
+    """One after the other, in one folder."""
     monkeypatch.chdir(tmp_path)
-    run_commands(page, demo, tiny_command[2:])  # all but --data-dir
+    shutil.copytree(demo, "isic-2024-challenge")
+    for line in commands(page, "package"):
+        words = shlex.split(line, comments=True)
+        importlib.import_module(words[2]).main(shrink(words)[3:])
     if page.name == "README.md":  # five folds, the out-of-fold table and a submission
         oof = pd.read_csv("ckpt/paper/oof.csv")
         assert sorted(oof["fold"].unique()) == [0, 1, 2, 3, 4]
@@ -51,6 +78,70 @@ def test_commands_run(page, demo, tiny_command, tmp_path, monkeypatch):
         assert list(submission.columns) == ["isic_id", "target"]
         assert submission["isic_id"].tolist() == pd.read_csv(demo / "test-metadata.csv")["isic_id"].tolist()
         assert submission["target"].between(0, 1).all()
+
+
+@pytest.fixture
+def run_shell(demo, tmp_path, monkeypatch):
+    """A function that runs shell in a folder beside the data, with the stand-ins on PATH."""
+    (tmp_path / "isic-2024-challenge").symlink_to(demo)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("python", *LAUNCHERS):
+        (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/shrunk.py {name} "$@"\n')
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    monkeypatch.setenv("PORT", str(free_port()))
+
+    def run(text: str) -> None:
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "error: " not in done.stderr, done.stderr[-3000:]  # of a process in the background
+        for name in re.findall(r"--run-dir (\S+)", text):
+            assert (tmp_path / name / "fold_0" / "oof.csv").is_file(), done.stderr[-3000:]
+        for name in re.findall(r"--out (\S+)", text):
+            assert (tmp_path / name).exists(), done.stderr[-3000:]
+
+    return run
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("line", [line for page in PAGES for line in commands(page, "experiment")])
+def test_an_experiment_runs(line, run_shell):
+    if program_of(shlex.split(line)) in NEED_TIMM and not (find_spec("timm") and find_spec("torch")):
+        pytest.skip("needs timm and torch, which are not installed")
+    run_shell(line)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(map(is_shell, blocks(page, "bash")))], ids=lambda page: page.name
+)
+def test_shell_runs(page, run_shell):
+    """One block after the other, in one folder."""
+    for block in filter(is_shell, blocks(page, "bash")):
+        run_shell(block)
+
+
+def test_targets_of_make_exist_and_continuous_integration_runs_them():
+    makefile = (ROOT / "Makefile").read_text()
+    named = {name for page in PAGES for name in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.M)}
+    assert {"train", "test", "lint", "chaos"} <= named
+    for name in named:
+        assert re.search(rf"^{name}:", makefile, re.M), f"the Makefile has no {name}"
+    ran = re.findall(r"^(?:timeout \S+ )?make ([a-z-]+)", (ROOT / ".ci" / "run").read_text(), re.M)
+    assert {"train", "test", "lint", "ci-extra"} <= set(ran)
+    for path in re.findall(r"\btests/\S+\.py", makefile):
+        assert (ROOT / path).is_file(), f"the Makefile names {path}"
+
+
+def test_every_command_is_run_by_one_of_these():
+    """No block is in another language of shells, and none without a language holds a command."""
+    for page in PAGES:
+        assert set(re.findall(r"^\s*```(.*)$", page.read_text(), re.M)) <= {"", "bash", "python"}, page.name
+        for block in blocks(page, ""):
+            assert not re.search(r"^\s*[$]?\s*(python|pip|make|srun|mpirun|bash|sh) ", block, re.M), page.name
+    assert "--constraint constraints.txt" in (ROOT / "Makefile").read_text()  # as `pip install` in the README
 
 
 @pytest.mark.b1
@@ -62,8 +153,22 @@ def test_python_runs(page):
 
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, part in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+            other = page.parent / target if target else page
+            assert other.exists(), f"{page.name}: {target}"
+            titles = re.findall(r"^#+ (.*)$", other.read_text(), re.M) if part else []
+            assert not part or part in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}, part
+
+
+def test_the_faults_of_the_reliability_page_are_those_of_the_tests():
+    text = reliability.DOCUMENT.read_text()
+    assert text == reliability.rendered(text), "write it anew: python tests/reliability.py --write"
+
+
+def test_files_in_the_docs_exist():
+    for page in PAGES:
+        for path in re.findall(r"\b((?:tests|experiments|jaxlesion)/[\w./-]+\.py)\b", page.read_text()):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
 
 
 def test_options_in_the_docs_exist():
@@ -76,10 +181,7 @@ def test_options_in_the_docs_exist():
 
 
 def _help(parse) -> str:
-    import contextlib
-    import io
-
-    heard = io.StringIO()
-    with contextlib.redirect_stdout(heard), pytest.raises(SystemExit):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
         parse(["--help"])
-    return heard.getvalue()
+    return printed.getvalue()

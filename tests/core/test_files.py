@@ -139,6 +139,12 @@ def writing(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.fault(
+    "runs",
+    "a kill while an output file is written",
+    tried="every call in the source that writes",
+    outcome=("files are written under a temporary name, flushed and renamed; exceptions are listed with their reasons"),
+)
 def test_every_file_is_renamed_into_place_when_it_is_whole():
     paths = [*sorted((ROOT / "jaxlesion").rglob("*.py")), *sorted((ROOT / "experiments").glob("*.py"))]
     found = {f"{p.relative_to(ROOT)} {name}" for p in paths if p.name not in SCRATCH for name in writing(p)}

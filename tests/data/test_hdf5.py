@@ -315,6 +315,13 @@ REFUSED_IN_READING = {
 }
 
 
+@pytest.mark.fault(
+    "input",
+    "HDF5: external and soft links, external and virtual data sets, references, other "
+    "compressions, wrong types, huge claims",
+    tried="each in turn",
+    outcome="refused by id; other images are still read",
+)
 @pytest.mark.parametrize("add", REFUSED)
 def test_what_leads_astray_is_refused_by_name_and_spares_the_rest(tmp_path, add):
     secret, path = tmp_path / "secret", tmp_path / "images.hdf5"
@@ -338,6 +345,12 @@ def most_resident() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
 
 
+@pytest.mark.fault(
+    "input",
+    "HDF5: compressed bombs, short or missing chunks",
+    tried="each in turn",
+    outcome="refused by id, without using memory",
+)
 @pytest.mark.parametrize("add", REFUSED_IN_READING)
 def test_what_shows_in_reading_is_refused_by_name_and_takes_no_memory(tmp_path, add):
     path = tmp_path / "images.hdf5"
@@ -376,6 +389,12 @@ def test_a_link_put_in_after_opening_is_not_followed(tmp_path):
         refused(lambda: source.read("x"), "image x ", "link")
 
 
+@pytest.mark.fault(
+    "input",
+    "an HDF5 file that shrinks while it is open",
+    tried="4 layouts",
+    outcome="refused by id; the process continues",
+)
 @pytest.mark.parametrize("add", [add_plain, add_chunked, add_compressed, add_compact])
 def test_cut_short_after_opening_it_is_refused_and_the_process_lives(tmp_path, add):
     """With a memory map a signal would end the process: the page that was read is no longer there."""

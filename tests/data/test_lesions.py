@@ -141,6 +141,12 @@ def test_the_columns_of_the_demo(demo):
 # what is refused
 
 
+@pytest.mark.fault(
+    "input",
+    "tables of lesions: formula cells, NUL bytes, repeated headers, no UTF-8, endless header lines, 400-digit numbers",
+    tried="each in turn",
+    outcome="refused by file and line",
+)
 @pytest.mark.parametrize(
     ("content", "parts"),
     [

@@ -121,6 +121,12 @@ def test_a_fold_that_is_none(read, value):
     refused(lambda: read(f"isic_id,prediction,fold\na,0.5,0\nb,0.5,{value}\n"), "line 3", f"fold of b is '{value}'")
 
 
+@pytest.mark.fault(
+    "input",
+    "tables of predictions: formula cells, doubled or missing headers, ids that are paths",
+    tried="7",
+    outcome="refused by file and line",
+)
 @pytest.mark.parametrize(
     ("text", "part"),
     [

@@ -133,6 +133,12 @@ def test_a_folder_lists_its_images_alone(tmp_path, jpeg, png):
         refused(lambda: source.read("d"), "has no image 'd'")
 
 
+@pytest.mark.fault(
+    "input",
+    "ids that are paths",
+    tried="10",
+    outcome="never read; refused by name",
+)
 @pytest.mark.parametrize(
     "isic_id",
     ["../outside", "..", ".", "/etc/passwd", "sub/inside", "sub\\inside", "good\0", "good.jpg/", "", "good\n"],
@@ -147,6 +153,12 @@ def test_an_id_is_no_path(tmp_path, jpeg, isic_id):
         refused(lambda: source.read(isic_id), "has no image")
 
 
+@pytest.mark.fault(
+    "input",
+    "links that lead out of the folder, or to no regular file",
+    tried="7",
+    outcome="never read; refused by name",
+)
 def test_links_stay_within_the_folder(tmp_path, jpeg):
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)

@@ -199,6 +199,13 @@ BAD = {
 }
 
 
+@pytest.mark.fault(
+    "input",
+    "safetensors: headers cut, huge, not JSON or endlessly nested; offsets that overlap, "
+    "leave holes or run backwards; shapes that overflow",
+    tried="22",
+    outcome="refused by file",
+)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_files_are_refused_by_name(tmp_path, case):
     path, content = tmp_path / "bad.safetensors", BAD[case]

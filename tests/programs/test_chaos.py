@@ -59,6 +59,12 @@ def last_saved(run: Path) -> int | None:
     return max(steps, default=None)
 
 
+@pytest.mark.fault(
+    "runs",
+    "kill -9 at random: at any moment, and aimed at saves, deletions of old checkpoints and renames",
+    tried="20 in continuous integration; 100 by `make chaos N=100`",
+    outcome="resumes from the last save or the one before; the same end",
+)
 @pytest.mark.extra
 def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(command, whole, tries, tmp_path):
     luck, kills, tried, runs, losses, fell = random.Random(0), 0, 0, 0, Counter(), Counter()
@@ -94,6 +100,12 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(command, whole, t
     assert min(fell["saving"], fell["unlinked"]) > 0
 
 
+@pytest.mark.fault(
+    "runs",
+    "disk full during a save, after 0 to 40,000 bytes (RLIMIT_FSIZE)",
+    tried="4 in one run",
+    outcome="exit 2, one line; resumes from the save before; the same end",
+)
 @pytest.mark.extra
 def test_a_full_disk_ends_in_one_line_and_spares_what_was_saved(command, whole, tmp_path):
     """Four times in one run, each at the third save of a process: no byte can be written, or so many of a file."""

@@ -39,6 +39,12 @@ GROUPS = {title: CASES_OF[title] for title in TITLES}
 CASES = [case for cases in CASES_OF.values() for case in cases]
 
 
+@pytest.mark.fault(
+    "input",
+    "every mistake in [errors.md](errors.md)",
+    tried="each in turn",
+    outcome="exit 2, one line, nothing half-written",
+)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
 def test_one_line_exit_code_2_and_nothing_half_written(case, tmp_path, capfd):
     with workplace(case.make, tmp_path):

@@ -77,6 +77,13 @@ VARIANTS = {
 }
 
 
+@pytest.mark.fault(
+    "runs",
+    "training stops within an epoch: with augmentation by Albumentations and by JAX, images "
+    "on the device, and a frozen backbone",
+    tried="9 stops in 4 runs, in one process",
+    outcome="the same end",
+)
 @pytest.mark.extra
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_stopped_in_mid_epoch_it_ends_the_same_to_the_last_bit(variant, tiny_command, tmp_path):
@@ -108,6 +115,12 @@ def test_stopped_in_mid_epoch_it_ends_the_same_to_the_last_bit(variant, tiny_com
     assert end_of(tmp_path / "cut") == end_of(tmp_path / "whole")
 
 
+@pytest.mark.fault(
+    "runs",
+    "a run resumes on another number of devices (2, 1, 2)",
+    tried="2 changes",
+    outcome="the same rows in every step; mean losses agree to 1e-5",
+)
 @pytest.mark.extra
 def test_on_another_number_of_devices_the_rows_are_the_same_and_the_loss_nearly(command, whole, tmp_path):
     happened = []
@@ -129,6 +142,18 @@ def test_on_another_number_of_devices_the_rows_are_the_same_and_the_loss_nearly(
 # signals
 
 
+@pytest.mark.fault(
+    "runs",
+    "SIGTERM or SIGINT during a step or validation",
+    tried="3 in one run",
+    outcome="the step, or the epoch, is finished and saved; exit 143 or 130; the same end",
+)
+@pytest.mark.fault(
+    "runs",
+    "SIGTERM while images are decoded, SIGINT while the fold is predicted",
+    tried="2 in one run",
+    outcome="exits at once with 143 or 130; the same end",
+)
 @pytest.mark.extra
 def test_signals_end_it_as_they_should_wherever_it_is(command, whole, tmp_path):
     term, interrupt = (signal.SIGTERM, 143), (signal.SIGINT, 130)
@@ -154,6 +179,12 @@ def test_signals_end_it_as_they_should_wherever_it_is(command, whole, tmp_path):
     assert end_of(tmp_path / "run") == end_of(whole[0])
 
 
+@pytest.mark.fault(
+    "runs",
+    "Ctrl-C in `evaluate`, `predict`, `knn` and `report`",
+    tried="4",
+    outcome="exit 130, one line, nothing written",
+)
 @pytest.mark.extra
 def test_ctrl_c_ends_the_other_programs_in_one_line(whole, demo, tmp_path):
     run, data = ("--run", whole[0]), ("--data-dir", demo)
@@ -187,6 +218,12 @@ def steps_of(run):
     return {int(path.name): path for path in (run / "fold_0" / "checkpoints").iterdir() if path.name.isdecimal()}
 
 
+@pytest.mark.fault(
+    "runs",
+    "the last step has a flipped bit, no folder, or empty checksums",
+    tried="3",
+    outcome="one warning; resumes from the step before; the same end",
+)
 @pytest.mark.extra
 @pytest.mark.parametrize("what", ["one byte", "the step", "its checksums"])
 def test_a_damaged_last_step_is_told_of_and_done_without(what, killed, whole, tmp_path):
@@ -208,6 +245,12 @@ def test_a_damaged_last_step_is_told_of_and_done_without(what, killed, whole, tm
     assert end_of(run) == end_of(whole[0])
 
 
+@pytest.mark.fault(
+    "runs",
+    "all steps damaged, all steps deleted, `checkpoints/` deleted after two epochs, `metrics.jsonl` deleted",
+    tried="4",
+    outcome="exit 2, one line; nothing is started again or changed",
+)
 @pytest.mark.extra
 @pytest.mark.parametrize("what", ["bytes", "steps", "checkpoints", "records"])
 def test_where_nothing_sound_is_left_it_says_so_and_does_not_begin_anew(what, killed, tmp_path):
@@ -238,6 +281,15 @@ def flip(path, luck):
     path.write_bytes(content)
 
 
+@pytest.mark.fault(
+    "runs",
+    "the loss becomes NaN at step 7",
+    tried="1",
+    outcome=(
+        "exit 2; one line names the step, the rows and the last good checkpoint, which is intact; "
+        "the same end once repaired"
+    ),
+)
 @pytest.mark.extra
 def test_a_loss_that_is_nan_leaves_the_checkpoint_before_and_training_goes_on_once_it_is_mended(
     command, whole, killed, tmp_path
@@ -260,6 +312,18 @@ def test_a_loss_that_is_nan_leaves_the_checkpoint_before_and_training_goes_on_on
 # several processes
 
 
+@pytest.mark.fault(
+    "runs",
+    "a second process on the same fold; another one on the next fold",
+    tried="1 each",
+    outcome="the first is refused in one line; the second finishes, and `oof.csv` has both folds",
+)
+@pytest.mark.fault(
+    "runs",
+    "the lock of a killed process",
+    tried="1",
+    outcome="taken over; the same end",
+)
 @pytest.mark.extra
 def test_one_process_in_a_fold_another_in_the_next_and_a_dead_ones_lock_is_taken(command, whole, tmp_path):
     run = tmp_path / "run"
@@ -304,6 +368,18 @@ def _run(*command: object) -> int:
     return subprocess.run([*map(str, command)], capture_output=True).returncode
 
 
+@pytest.mark.fault(
+    "runs",
+    "disk full (a tmpfs) at the start, at a save, at `oof.csv`, and at the output of `predict`",
+    tried="4",
+    outcome="exit 2, one line; earlier files stay whole; the same end once there is room",
+)
+@pytest.mark.fault(
+    "runs",
+    "read-only folder",
+    tried="2",
+    outcome="`train`: exit 2, one line, the same end once it is writable; `predict` reads the run and works",
+)
 @pytest.mark.extra
 def test_a_disk_that_fills_up_or_is_read_only_costs_no_step(command, whole, demo, disk, tmp_path):
     """Full at the start, at a save, at the predictions of the fold; read-only; and the disk of what is predicted."""
@@ -344,6 +420,12 @@ def test_a_disk_that_fills_up_or_is_read_only_costs_no_step(command, whole, demo
     assert ended(start(log, *predict, "--out", tmp_path / "out.csv", program="predict"))[0] == 0
 
 
+@pytest.mark.fault(
+    "runs",
+    "disk full (a tmpfs) while images are decoded",
+    tried="1",
+    outcome="exit 2, one line; the same end once there is room",
+)
 @pytest.mark.extra
 def test_a_disk_that_fills_up_while_images_are_decoded_ends_in_one_line(command, whole, disk, tmp_path):
     place, run = disk("2m"), tmp_path / "run"

@@ -143,6 +143,12 @@ def one_row_less(folder):
     table.drop(index=3).to_csv(folder / "train-metadata.csv", index=False)
 
 
+@pytest.mark.fault(
+    "runs",
+    "resuming after one image byte or one target has changed, or one row is missing",
+    tried="3, in one process",
+    outcome="refused; the message names images or metadata, with both hashes",
+)
 @pytest.mark.parametrize(
     ("change", "what"), [(one_byte_of_an_image, "images"), (one_target, "metadata"), (one_row_less, "metadata")]
 )
@@ -189,6 +195,12 @@ def frozen_command(tiny_command, tmp_path_factory):
     return [*tiny_command, "--weights", str(path), "--model.freeze"]
 
 
+@pytest.mark.fault(
+    "runs",
+    "resuming with one byte of the weights changed",
+    tried="1, in one process",
+    outcome="refused; the message names the weights",
+)
 def test_another_machine_goes_on_with_its_own_paths_and_threads_but_no_other_weights(frozen_command, tmp_path, capsys):
     weights = frozen_command[frozen_command.index("--model.freeze") - 1]
     run, moved = tmp_path / "run", tmp_path / "moved.safetensors"

@@ -80,6 +80,12 @@ def test_config_comes_last(tmp_path):
     refused(lambda: Run.open(tmp_path / "run"), "is not a run")
 
 
+@pytest.mark.fault(
+    "runs",
+    "a kill while a run is created",
+    tried="3, in one process",
+    outcome="the same command creates it again",
+)
 @pytest.mark.parametrize("left", [("lock",), ("lock", "manifest.json"), ("lock", "manifest.json", "folds.csv")])
 def test_what_a_kill_left_half_made_is_made_anew(tmp_path, left):
     folder = tmp_path / "run"
@@ -91,6 +97,12 @@ def test_what_a_kill_left_half_made_is_made_anew(tmp_path, left):
     assert Run.open(folder).manifest == {"data": HASHES}
 
 
+@pytest.mark.fault(
+    "runs",
+    "a folder of something else in place of the run",
+    tried="4, in one process",
+    outcome="refused; nothing is changed",
+)
 @pytest.mark.parametrize("mine", [("folds.csv",), ("manifest.json",), ("lock", "notes.txt"), ("lock", "fold_0")])
 def test_what_was_not_left_by_a_kill_is_not_written_over(tmp_path, mine):
     for name in mine:
@@ -99,6 +111,12 @@ def test_what_was_not_left_by_a_kill_is_not_written_over(tmp_path, mine):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(mine)
 
 
+@pytest.mark.fault(
+    "runs",
+    "two processes create one run at the same time",
+    tried="1, in one process",
+    outcome="the second uses the first's options, or is refused by name",
+)
 def test_of_two_that_begin_a_run_at_once_the_second_goes_by_the_first(tmp_path, monkeypatch):
     folder, other = tmp_path / "run", replace(CONFIG, {"epochs": 3})
 
@@ -178,6 +196,12 @@ def other(value):
 IDENTITY = _flat(identity(CONFIG))
 
 
+@pytest.mark.fault(
+    "runs",
+    "resuming with another value of an option, each in turn",
+    tried="26 options, in one process",
+    outcome="refused; the message has the option and both values",
+)
 @pytest.mark.parametrize("name", IDENTITY)
 def test_each_option_that_a_figure_depends_on_is_refused_by_name(run, name):
     refused(

@@ -30,6 +30,12 @@ def test_a_signal_in_mid_epoch_saves_that_step_and_going_on_ends_the_same(
         assert (folder / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
 
 
+@pytest.mark.fault(
+    "runs",
+    "SIGTERM or SIGINT before the first step, or a second one",
+    tried="4, of the signal handler alone",
+    outcome="exits at once with 143 or 130",
+)
 @pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_before_the_first_step_and_at_a_second_signal_it_ends_at_once(number, code, waits):
