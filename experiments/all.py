@@ -1,11 +1,11 @@
-"""Every table of the paper, one after the other, and results.md with the paper's figures beside.
+"""Make every table of the paper, and a results.md that compares them with the paper's figures.
 
     python -m experiments.all --data-dir isic-2024-challenge --data-name '$SLICE3D'
     python -m experiments.all --shrink
 
-What is finished is not made again, and what was cut off goes on: give the same command. Cheap ones come first. On the
-challenge's 401,059 rows, each of five folds takes 196 epochs of 3,500 images and 70 of 321,000: tables 2, 3 and 6 are
-97 % of the cost. `--fold 0` is a fifth of it all; `--only table1 table4` leaves out what is not named.
+Give the same command again to resume an interrupted run; finished runs and sections are reused. Cheap tables come
+first. On the challenge's 401,059 rows, each of five folds takes 196 epochs of 3,500 images and 70 of 321,000: tables 2,
+3 and 6 are 97 % of the cost. `--fold 0` costs a fifth of everything; `--only table1 table4` makes only these two.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in CHEAPEST_
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Make all, or those of --only."""
+    """Make all experiments, or only those that --only names."""
     options, wanted = parse(argv, "all", "Every table of the paper, one after the other", tuple(EXPERIMENTS))
     perform([experiment for name, experiment in EXPERIMENTS.items() if name in wanted], options)
 

@@ -1,10 +1,10 @@
-"""Look at the augmentation: malignant lesions, as they are and in several draws of both back ends.
+"""Show malignant lesions beside several augmented versions of each, by both back ends.
 
     python experiments/augmentation_sheet.py --out sheet.png
     python experiments/augmentation_sheet.py --data-dir isic-2024 --recipe full --out sheet.png
 
-One row per lesion: the resized crop, then draws by Albumentations, then as many in JAX. Both draw from the same
-distributions with random numbers of their own, so columns do not correspond. Without --data-dir the demo's drawn
+One row per lesion: the resized crop, then versions by Albumentations, then as many by JAX. Both sample from the same
+distributions with separate random numbers, so their columns do not correspond. Without --data-dir the synthetic demo
 lesions are shown. Takes seconds on one core.
 """
 
@@ -49,7 +49,7 @@ class Sheet:
 
 
 def malignant(folder: Path, count: int, size: int, seed: int) -> list[np.ndarray]:
-    """Some malignant crops of the folder, each uint8 [size, size, 3]."""
+    """Return `count` random malignant crops of the folder, each uint8 [size, size, 3]."""
     dataset = open_dataset(folder)
     ids = dataset.lesions.loc[dataset.lesions["target"] == 1, "isic_id"].to_numpy()
     chosen = np.random.default_rng(seed).permutation(ids)[:count]
@@ -57,7 +57,7 @@ def malignant(folder: Path, count: int, size: int, seed: int) -> list[np.ndarray
 
 
 def draws(images: list[np.ndarray], sheet: Sheet) -> dict[str, np.ndarray]:
-    """By each back end: uint8 [lesions, draws, size, size, 3]."""
+    """Return each back end's augmented images, uint8 [lesions, draws, size, size, 3]."""
     spec, rows = RECIPES[sheet.recipe], np.arange(len(images), dtype=np.int32)
     host = augmenter(spec, sheet.seed)
     step = jax.jit(lambda images, epoch: augment(images, spec, sheet.seed, epoch, rows))
@@ -68,7 +68,7 @@ def draws(images: list[np.ndarray], sheet: Sheet) -> dict[str, np.ndarray]:
 
 
 def draw_sheet(sheet: Sheet) -> None:
-    """Write the picture."""
+    """Write the sheet as a picture to `sheet.out`."""
     from matplotlib.figure import Figure
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,12 @@
-"""Images per second of the network by devices and processes, in training and in inference, on this machine.
+"""Measure images per second by devices and processes, in training or inference, on this machine.
 
     python -m experiments.bench_devices train --layout 1x1 1x2 2x1 --batch 32
     python -m experiments.bench_devices train --layout 1x1 1x2 1x4 1x8 8x1 --batch 1024 --bf16    # on eight GPUs
 
-A layout is PROCESSESxDEVICES, the devices of each process. All are loaded at once, and need memory for that (on CPUs
-some 0.2 GB an image of the batch for each layout), hold the same global batch, and take turns step by step, so that
-a machine whose speed drifts is slow for all. Printed are the medians, and the ratio
-to the first layout turn by turn: median, least and largest.
+A layout is PROCESSESxDEVICES, where DEVICES counts those of each process. All layouts are loaded at once with the same
+global batch; on CPUs each needs some 0.2 GB per image. They take turns step by step, so that a drift in the machine's
+speed affects all alike. The output is the median of each, and the ratio to the first layout within each turn: median,
+least and largest.
 """
 
 import json
@@ -28,7 +28,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.ui.exits import run_program
 
-# Joins the others, prints a line when the step has run once, and its seconds for every line that comes in.
+# Join the other processes and run the step once; then, for each input line, run it and print its seconds.
 WORK = """
 import json, sys, time
 from argparse import Namespace
@@ -93,16 +93,16 @@ class Layout:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
-                    # By default JAX takes most of a GPU's memory at once, and here layouts share it.
+                    # By default JAX preallocates most of a GPU's memory; here layouts share it.
                     env={**os.environ, **where_to, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
                 )
             )
         self.device = self._lines()[0]
 
     def turn(self) -> float:
-        """Seconds of one step of all processes together."""
+        """Run one step in all processes together; return its seconds."""
         for process in self.processes:
-            with suppress(BrokenPipeError):  # it has ended, as `_line` says
+            with suppress(BrokenPipeError):  # the process has ended; `_line` reports it
                 print(file=process.stdin, flush=True)
         return max(map(float, self._lines()))
 
@@ -123,10 +123,10 @@ class Layout:
 
 
 def bench(config: Devices) -> None:
-    """Measure, and print a row for each layout.
+    """Time all layouts and print a row for each.
 
     Raises:
-        InputError: a layout that cannot be, or whose processes failed.
+        InputError: a layout is impossible, or one of its processes failed.
     """
     layouts = [Layout(name, config) for name in config.layout]
     for layout in layouts:
@@ -135,7 +135,7 @@ def bench(config: Devices) -> None:
     for _ in range(config.rounds):
         turns.append([])
         for layout in layouts:
-            time.sleep(0.05)  # for the idle threads of the one before to sleep
+            time.sleep(0.05)  # lets the previous layout's idle threads sleep
             turns[-1].append(config.batch / layout.turn())
     for layout in layouts:
         layout.close()

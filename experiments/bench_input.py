@@ -1,13 +1,13 @@
-"""Images per second of everything between the files and the network, and of the network fed by it.
+"""Measure images per second of every input stage, and of the network with and without them.
 
     python experiments/bench_input.py --data-dir isic-2024-challenge
     python experiments/bench_input.py --data-dir isic-2024-challenge --no-network    # without the last two rows
 
-All take turns in one process, so that a machine whose speed drifts is slow for all; each has one turn before the
-count. Printed are the medians over the turns with the least and the largest, and of prediction with decoding its
-ratio to prediction of images in memory, turn by turn. Rows for what is not installed are left out, and named. The
-files lie in the system's memory after the first turn: this measures no disk. Without --data-dir the demo's drawn
-lesions are read. Takes two to four minutes on 2 cores, most of it the last two rows.
+All stages take turns in one process, so that a drift in the machine's speed affects all alike; each has one uncounted
+turn first. The output is the median over the turns, the least and the largest. A last row compares prediction from
+images in memory with prediction that reads and decodes, turn by turn. Rows whose packages are not installed are left
+out; the packages are named. After the first turn the files are in the page cache, so no disk is measured. Without
+--data-dir the synthetic demo lesions are read. Takes two to four minutes on 2 cores, most of it for the network.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ class Bench:
 
 
 def files(dataset: Dataset, rows: list[str], size: int) -> Iterator[tuple[str, Turn]]:
-    """Bytes and pixels, in one thread."""
+    """Yield (name, turn) for reading and for decoding the rows' images, in one thread."""
     if isinstance(dataset.images, Hdf5Images):
         import h5py
 
@@ -93,7 +93,7 @@ def files(dataset: Dataset, rows: list[str], size: int) -> Iterator[tuple[str, T
 
 
 def loader(batches: Batches, cached: Batches, rows: np.ndarray, folder: Path) -> Iterator[tuple[str, Turn]]:
-    """The cache and whole batches, in threads; epoch after epoch."""
+    """Yield (name, turn) for filling the cache and for epochs of batches, in threads."""
     ids, size, epochs, folders = batches.ids, batches.config.image_size, itertools.count(), itertools.count()
 
     def fill() -> None:
@@ -112,7 +112,7 @@ def loader(batches: Batches, cached: Batches, rows: np.ndarray, folder: Path) ->
 
 
 def augmentation(batch: np.ndarray, turns: int) -> Iterator[tuple[str, Turn]]:
-    """The recipe `light` on the same batch, again and again."""
+    """Yield (name, turn) for augmenting one batch, uint8 [b, size, size, 3], `turns` times by recipe `light`."""
     numbers = np.arange(len(batch), dtype=np.int32)
     step = jax.jit(lambda images, epoch: augment(images, RECIPE, 0, epoch, numbers))
 
@@ -130,7 +130,7 @@ def augmentation(batch: np.ndarray, turns: int) -> Iterator[tuple[str, Turn]]:
 
 
 def network(bench: Bench, batches: Batches, rows: np.ndarray) -> Iterator[tuple[str, Turn]]:
-    """Probabilities of images that are in memory, and of the same straight from their files."""
+    """Yield (name, turn) for predicting images in memory, and the same images from their files."""
     model, put = build_model(ModelConfig(variant=bench.variant)), shard_batch(data_mesh(bench.batch, jax.devices()[:1]))
     variables, step = init_variables(model, 0), make_predict_step(model)
     decoded = list(batches.plain(rows))
@@ -139,7 +139,7 @@ def network(bench: Bench, batches: Batches, rows: np.ndarray) -> Iterator[tuple[
 
 
 def take_turns(turns: dict[str, Turn], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every turn of each."""
+    """Return the seconds of each counted turn, by name; one uncounted turn comes first."""
     seconds = {name: [] for name in turns}
     for counts in [False] + [True] * rounds:
         for name, turn in turns.items():
@@ -151,7 +151,7 @@ def take_turns(turns: dict[str, Turn], rounds: int) -> dict[str, list[float]]:
 
 
 def measure(bench: Bench, dataset: Dataset, folder: Path) -> None:
-    """Print the table of one dataset; `folder` is for caches."""
+    """Time every stage on a dataset and print the table; caches go to `folder`."""
     count = bench.images // bench.batch * bench.batch
     rows = np.resize(np.arange(len(dataset.lesions)), count)
     ids = dataset.lesions["isic_id"]
@@ -174,12 +174,12 @@ def measure(bench: Bench, dataset: Dataset, folder: Path) -> None:
 
 
 def print_row(name: str, values: list[float], form: str) -> None:
-    """A row of the table: median, least and largest."""
+    """Print a row of the table: median, least and largest."""
     print(f"| {name} |", *(f"{value:{form}} |" for value in (statistics.median(values), min(values), max(values))))
 
 
 def versions() -> str:
-    """What is installed, and what is not."""
+    """Return the versions of the installed packages and the names of the missing ones, in one line."""
     names = importlib.metadata.packages_distributions()
     found = [names[module][0] for module in MODULES if find_spec(module)]
     absent = [module for module in MODULES if not find_spec(module)]
@@ -188,7 +188,7 @@ def versions() -> str:
 
 
 def bench(bench: Bench) -> None:
-    """Measure, and print a table in Markdown."""
+    """Time every stage and print a Markdown table."""
     keep_compiled()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

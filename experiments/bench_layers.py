@@ -1,12 +1,12 @@
-"""Every convolution of a network in both its forms, forward and backward, against what the machine can give.
+"""Time every convolution of a network in both forms, forward and backward, against the machine's roofline.
 
     python experiments/bench_layers.py --batch 8                     # on a CPU: float32
     python experiments/bench_layers.py --batch 256 --dtype bfloat16  # on a GPU
 
-For each layer shape: how often it occurs, milliseconds of XLA's own convolution and of the shifted and matrix products
-of `model/blocks.py`, taking turns, and the roofline: the larger of its operations over the measured rate of a matrix
-product and its bytes (each array once) over the measured rate of a copy. The last lines are sums over the network, and
-how many images a second the roofline would allow. One device. Minutes on 2 cores.
+For each layer shape the table has its count and the milliseconds of two forms, taking turns: XLA's own convolution, and
+the shifted and matrix products of `model/blocks.py`. The roofline is the larger of two times: operations over the
+measured rate of a matrix product, and bytes (each array once) over the measured rate of a copy. The last lines are sums
+over the network, and the images per second that the roofline allows. One device. Minutes on 2 cores.
 """
 
 import platform
@@ -48,7 +48,7 @@ class Layers:
 
 
 class Layer(NamedTuple):
-    """A convolution: shapes of its input [b,h,w,c] and its kernel [k,k,in/groups,out], and its stride."""
+    """A convolution by its shapes: input [b, h, w, c], kernel [k, k, in / groups, out], and the stride."""
 
     x: tuple[int, ...]
     kernel: tuple[int, ...]
@@ -56,23 +56,23 @@ class Layer(NamedTuple):
 
     @property
     def y(self) -> tuple[int, ...]:
-        """Shape of its output."""
+        """Return the shape of the output, [b, h, w, c]."""
         batch, rows, cols, _ = self.x
         return batch, -(-rows // self.stride), -(-cols // self.stride), self.kernel[3]
 
     @property
     def operations(self) -> int:
-        """Multiplications and additions of the forward pass; the backward pass has twice as many."""
+        """Count multiplications and additions of the forward pass; the backward pass has twice as many."""
         return 2 * int(np.prod(self.y)) * int(np.prod(self.kernel[:3]))
 
     def numbers(self, *, back: bool) -> int:
-        """How many are read and written at least: backward x, kernel, dy, dx and dkernel."""
+        """Count the numbers that must be read or written: x, kernel, y; backward x, kernel, dy, dx, dkernel."""
         x, kernel, y = (int(np.prod(shape)) for shape in (self.x, self.kernel, self.y))
         return 2 * x + 2 * kernel + y if back else x + kernel + y
 
 
 def layers_of(variant: str, batch: int, size: int) -> Counter[Layer]:
-    """The convolutions of a network and how often each occurs, in the order of the first time."""
+    """Return each distinct convolution of a network and its count, in order of first use."""
     seen, convolve = Counter(), blocks.convolve
 
     def noted(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -82,7 +82,7 @@ def layers_of(variant: str, batch: int, size: int) -> Counter[Layer]:
     blocks.convolve = noted
     try:
         model = EfficientNetV2(VARIANTS[variant])
-        with jax.disable_jit():  # else equal blocks are traced once
+        with jax.disable_jit():  # otherwise equal blocks are traced only once
             jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((batch, size, size, 3)))
     finally:
         blocks.convolve = convolve
@@ -90,7 +90,7 @@ def layers_of(variant: str, batch: int, size: int) -> Counter[Layer]:
 
 
 def in_turns(calls: dict[str, Callable[[], Any]], rounds: int, of=statistics.median) -> dict[str, float]:
-    """Seconds of each call; on a GPU ten follow each other, as starting one takes longer than a small layer."""
+    """Return `of` (the median) over each call's seconds, timed in turns; ten at once on a GPU, to hide launches."""
     taken, times = {name: [] for name in calls}, 10 if jax.default_backend() == "gpu" else 1
     for call in calls.values():
         jax.block_until_ready(call())  # compiles
@@ -103,7 +103,7 @@ def in_turns(calls: dict[str, Callable[[], Any]], rounds: int, of=statistics.med
 
 
 def machine(dtype: jnp.dtype, rounds: int) -> tuple[float, float]:
-    """The most operations a second of a matrix product, and bytes a second of a copy, read and written."""
+    """Return peak rates: operations per second of a matrix product, bytes per second read and written by a copy."""
     side, size = (8192, 2**30) if jax.default_backend() == "gpu" else (2048, 2**26)  # no cache holds them
     matrix, long = jnp.ones((side, side), dtype), jnp.ones(size // dtype.itemsize, dtype)
     product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
@@ -112,7 +112,7 @@ def machine(dtype: jnp.dtype, rounds: int) -> tuple[float, float]:
 
 
 def timed(layer: Layer, dtype: jnp.dtype, rounds: int) -> dict[str, float]:
-    """Seconds by form and direction, such as `native back`."""
+    """Time one layer; return seconds by form and direction, such as `native back`."""
     rng = np.random.default_rng(0)
     x, kernel, dy = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in (layer.x, layer.kernel, layer.y))
     calls = {}
@@ -130,7 +130,7 @@ def timed(layer: Layer, dtype: jnp.dtype, rounds: int) -> dict[str, float]:
 
 
 def measure(options: Layers) -> None:
-    """Print the table."""
+    """Time every layer and print the table."""
     keep_memory()
     dtype = jnp.dtype(options.dtype)
     rate, bandwidth = machine(dtype, options.rounds)

@@ -1,12 +1,12 @@
-"""Images per second of the network, in training and in inference, against timm on the same machine.
+"""Measure images per second against timm on the same machine, in training or inference.
 
     python experiments/bench_throughput.py train --batch 16 32
     python experiments/bench_throughput.py infer --batch 32 --bf16 --compile     # on a GPU
 
-Both frameworks are loaded, each in a process of its own, and take turns step by step, so that a machine
-whose speed drifts is slow for both. Printed are the medians, and the ratio turn by turn: median, least and
-largest. float32, one logit, binary cross-entropy and Adam; timm runs channels-last. timm and torch may live
-in another environment (--timm-python). Takes about a minute for each batch size on 2 cores.
+Each framework runs in a separate process, and the two take turns step by step, so that a drift in the machine's speed
+affects both alike. The output is the two medians, and the ratio within each turn: median, least and largest. Both use
+float32, one logit, binary cross-entropy and Adam; timm runs channels-last. timm and torch may be installed in another
+environment (--timm-python). Takes about a minute for each batch size on 2 cores.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 
 
 def jaxlesion_step(args: argparse.Namespace):
-    """A function that runs one step of ours, or this process's share of it, and waits for it; and a description."""
+    """Return a function that runs one step, or this process's share of it, to its end; and a description."""
     import jax
     import numpy as np
 
@@ -33,7 +33,7 @@ def jaxlesion_step(args: argparse.Namespace):
     from jaxlesion.runtime.memory import keep_memory
     from jaxlesion.runtime.processes import compile_before_running, local_share
 
-    keep_memory()  # this and the cores as devices: as every program of the package does
+    keep_memory()  # these two as in every program of the package
     use_cores(args.batch)
     mesh = data_mesh(args.batch)
     dtype = "bfloat16" if args.bf16 else "float32"
@@ -66,7 +66,7 @@ def jaxlesion_step(args: argparse.Namespace):
 
 
 def timm_step(args: argparse.Namespace):
-    """The same of timm."""
+    """Return a function that runs one step of timm to its end; and a description."""
     import timm_alone
     import torch
 
@@ -102,7 +102,7 @@ def timm_step(args: argparse.Namespace):
 
 
 def work(args: argparse.Namespace) -> None:
-    """A worker: one line when ready, then a step and its seconds for every line that comes in."""
+    """Run as a worker: print a line when ready, then for each input line run the steps and print seconds per step."""
     step, name = {"jaxlesion": jaxlesion_step, "timm": timm_step}[args.worker](args)
     began = time.perf_counter()
     step()
@@ -134,14 +134,14 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # By default JAX takes most of a GPU's memory at once, and timm needs some too.
+            # By default JAX preallocates most of a GPU's memory, and timm needs some too.
             env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         )
         first, self.name = self._line().split("\t")
         self.first_call = float(first)
 
     def turn(self) -> float:
-        """Seconds of one step."""
+        """Run the steps of one turn; return seconds per step."""
         print(file=self.process.stdin, flush=True)
         return float(self._line())
 
@@ -156,7 +156,7 @@ class Worker:
 
 
 def race(args: argparse.Namespace, batch: int) -> None:
-    """Let the two take turns at one batch size, and print a row."""
+    """Time both frameworks in turns at one batch size and print a row."""
     workers = [Worker("jaxlesion", sys.executable, args, batch), Worker("timm", args.timm_python, args, batch)]
     for worker in workers:
         worker.turn()

@@ -1,8 +1,8 @@
-"""What the experiments share: their command line, the runs they train, and going on where they stopped.
+"""Shared parts of the experiments: the command line, the training of runs, and resuming.
 
-An experiment is a section of `results.md`, made from runs and saved as `NAME.json`. Runs are shared: a run that is
-finished is not trained again, one that was cut off goes on from its last checkpoint, and a section is made anew only
-when something it was made from has changed.
+An experiment makes one section of `results.md` from its runs and saves it as `NAME.json`. Experiments share runs: a
+finished run is not trained again, and an interrupted one resumes from its last checkpoint. A section is rebuilt only
+when its inputs have changed.
 """
 
 import argparse
@@ -35,20 +35,20 @@ from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
 
 SHRUNK_EPOCHS = {1: 1, 5: 2, 20: 2, 50: 3, 100: 4}
-SHRUNK_DRAWS = 100
+SHRUNK_RESAMPLES = 100
 SHRUNK = (
     *("--model.variant", "tiny", "--data.image-size", "32", "--data.batch-size", "8", "--augment.backend", "jax"),
     *("--optim.learning-rate", "1e-3", "--optim.warmup-steps", "2"),
 )
-OURS = ("--epochs", "--preset", "--run-dir", "--resume")  # of training, and what each experiment says itself
+OURS = ("--epochs", "--preset", "--run-dir", "--resume")  # training options that each experiment sets itself
 EPILOG = """Every other option is one of training's and holds for all runs (python -m jaxlesion.train --help), such as
   --weights FILE --data.image-size 128 --data.batch-size 64 --augment.backend jax
-Give the same options and --out again to go on with what was interrupted."""
+Give the same options and --out again to resume an interrupted experiment."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A run: what its experiment, and nobody else, decides."""
+    """The settings of a run that only its experiment may choose."""
 
     name: str
     epochs: int
@@ -58,7 +58,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Options:
-    """What the experiments' own options say; the rest of the command line is `training`."""
+    """Parsed options of the experiments; `training` holds the rest of the command line."""
 
     data_dir: Path | None
     data_name: str
@@ -72,7 +72,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A section of the results: the runs it needs, and how it is made from them."""
+    """A section of the results: the runs it needs, and the function that makes it from them."""
 
     name: str
     title: str
@@ -92,7 +92,7 @@ class Context:
 
     @cached_property
     def data_dir(self) -> Path:
-        """The data; of a shrunk experiment without any, drawn lesions."""
+        """Return the data folder; without --data-dir, write synthetic demo lesions first."""
         if self.options.data_dir is not None:
             return self.options.data_dir
         from jaxlesion.data.demo import write_demo
@@ -105,11 +105,11 @@ class Context:
 
     @cached_property
     def config(self) -> TrainConfig:
-        """Training as all runs have it: preset `paper`, the options given, and what shrinks."""
+        """Return the configuration shared by all runs: preset `paper`, the given options, and --shrink."""
         return self._parsed("paper")
 
     def made_from(self, runs: Sequence[Run]) -> dict[str, Any]:
-        """All that a section depends on: when it is the same, the section is."""
+        """Return everything a section depends on; a saved section is reused while this is unchanged."""
         options, test = self.options, self.data_dir / "test-metadata.csv"
         content = {
             "fold": options.fold if options.fold == "all" else list(options.fold),
@@ -124,7 +124,7 @@ class Context:
 
     @cached_property
     def search_key(self) -> dict[str, Any]:
-        """All that a search for neighbours depends on, but the features and folds asked for."""
+        """Return everything a neighbour search depends on, except the requested features and folds."""
         weights = find_weights(self.config.weights, self.config.model.variant)
         training = configuration.identity(configuration.replace(self.config, {"fold": (0,)}))
         return {"data": fingerprint(self.dataset), "weights": weights and sha256(weights), "training": training}
@@ -138,7 +138,7 @@ class Context:
         return configuration.replace(parse_train([*argv, *self.options.training]), {"fold": self.options.fold})
 
     def config_of(self, setting: Setting) -> TrainConfig:
-        """The whole configuration of a run."""
+        """Return the complete, checked configuration of a run."""
         epochs = SHRUNK_EPOCHS[setting.epochs] if self.options.shrink else setting.epochs
         changes: dict[str, Any] = {"epochs": epochs, "run_dir": self.options.out / "runs" / setting.name}
         if setting.full:
@@ -148,10 +148,10 @@ class Context:
         return configuration.replace(config, {"data_dir": config.data_dir.resolve()})
 
     def run(self, setting: Setting) -> Run:
-        """The run, its wanted folds finished; trained as far as it is not.
+        """Return the run with its requested folds finished, training those that are missing.
 
         Raises:
-            InputError: it is there with other options or other data, or whatever training complains of.
+            InputError: the run exists with other options or data, or training refuses its input.
         """
         config = self.config_of(setting)
         run, _ = open_run(config, self.dataset, find_weights(config.weights, config.model.variant))
@@ -163,16 +163,16 @@ class Context:
         return run
 
     def folds(self, run: Run) -> list[int]:
-        """The folds of a run that were asked for."""
+        """Return the requested folds of a run, sorted."""
         return choose_folds(self.config.fold, sorted(run.folds_table()["fold"].unique().tolist()))
 
-    def figures(self, tables: dict[str, Any]) -> Summary:
-        """Return metrics with intervals of Predictions tables with folds."""
+    def metrics(self, tables: dict[str, Any]) -> Summary:
+        """Return metrics with intervals of Predictions tables with folds, by part and table."""
         with progress("bootstrap") as tick:
             return summarise(tables, "all", EvalOptions(resamples=self.options.bootstrap, tick=tick))
 
     def section(self, experiment: Experiment) -> None:
-        """Make and save a section, unless it is there and nothing it was made from has changed."""
+        """Make and save a section, unless a saved one has the same inputs."""
         runs = [self.run(setting) for setting in experiment.runs]
         made_from = self.made_from(runs)
         path = self.options.out / f"{experiment.name}.json"
@@ -186,13 +186,13 @@ class Context:
 
 
 def perform(experiments: Sequence[Experiment], options: Options) -> Path:
-    """Make the sections of some experiments, and results.md of all that there are.
+    """Make the sections of some experiments, write results.md from all saved sections, and return its path.
 
     Raises:
-        InputError: options or data are wrong; or, after all the others are made, the first one that could not be.
+        InputError: options or data are wrong, or some sections failed; the others are made first.
     """
     context = Context(options)
-    _ = context.dataset, context.search_key  # what is wrong with data or weights stops everything
+    _ = context.dataset, context.search_key  # wrong data or weights stop everything
     options.out.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
     written = options.out / "results.md"
@@ -212,7 +212,7 @@ def perform(experiments: Sequence[Experiment], options: Options) -> Path:
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
-    """The command of one experiment."""
+    """Run one experiment as a command."""
     prepare_process()
     run_program(lambda: perform([experiment], parse(argv, experiment.name, experiment.title)[0]))
 
@@ -223,16 +223,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str] | None, program: str, title: str, only: Sequence[str] = ()) -> tuple[Options, list[str]]:
-    """The options of a command line, and which experiments it asks for by --only.
+    """Return the options of a command line, and the names of the experiments to make.
 
     Args:
-        argv: None for the process's own.
-        program: name of the module.
-        title: what it makes.
-        only: names that --only may give; without any there is no such option.
+        argv: the arguments; None for those of this process.
+        program: the module's name.
+        title: the experiment's title, for --help.
+        only: the names that --only accepts; if empty, there is no --only.
 
     Raises:
-        InputError: an option of the experiments that is wrong, or one of training that each of them says itself.
+        InputError: an option is wrong, or is a training option that each experiment sets itself.
     """
     parser = _Parser(
         prog=f"python -m experiments.{program}",
@@ -261,16 +261,16 @@ def parse(argv: Sequence[str] | None, program: str, title: str, only: Sequence[s
         parser.error(f"--out {given.out} is not a folder")
     if given.fold != ["all"] and not all(word.isdecimal() for word in given.fold):
         parser.error(f"--fold: all, or numbers, not {' '.join(given.fold)}")
-    draws = given.bootstrap if given.bootstrap is not None else SHRUNK_DRAWS if given.shrink else RESAMPLES
-    if draws < 0:
-        parser.error(f"--bootstrap is a number of draws, 0 for none, not {draws}")
+    resamples = given.bootstrap if given.bootstrap is not None else SHRUNK_RESAMPLES if given.shrink else RESAMPLES
+    if resamples < 0:
+        parser.error(f"--bootstrap is a number of draws, 0 for none, not {resamples}")
     options = Options(
         data_dir=given.data_dir,
         data_name=given.data_name or (given.data_dir.resolve().name if given.data_dir else "drawn demo lesions"),
         out=given.out or Path("results-shrunk" if given.shrink else "results"),
         fold="all" if given.fold == ["all"] else tuple(sorted({int(word) for word in given.fold})),
         features=tuple(given.features) if given.features else None,
-        bootstrap=draws,
+        bootstrap=resamples,
         shrink=given.shrink,
         training=tuple(rest),
     )
@@ -278,7 +278,7 @@ def parse(argv: Sequence[str] | None, program: str, title: str, only: Sequence[s
 
 
 def _random_weights(folder: Path) -> Path:
-    """Random weights of the tiny network as a file: a frozen backbone and kNN need some."""
+    """Write random weights of the tiny network, for frozen backbones and kNN; return the file."""
     from jaxlesion.core.config import ModelConfig
     from jaxlesion.model.port import to_timm, write_safetensors
     from jaxlesion.model.registry import build_model

@@ -2,9 +2,9 @@
 
     python -m experiments.frozen_baseline --data-dir isic-2024-challenge
 
-One epoch as in the paper, which prints no figures of it, and 20, to see where it settles. Data: 50,000 rows by seed,
-trained on all malignant and 1 % of the benign ones, five folds. Hardware: 2 CPU cores are enough, as features are
-computed once. Time: minutes a fold, most of it to predict the whole fold. Result: of 7,399 crops in docs/results.md.
+One epoch as in the paper, which prints no figures for it, and 20 epochs to see where it settles. Data: 50,000 random
+rows, trained on all malignant and 1 % of the benign ones, five folds. Hardware: 2 CPU cores are enough, as features are
+computed once. Time: minutes a fold, mostly for predicting the whole fold. Result: for 7,399 crops in docs/results.md.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from jaxlesion.runs.store import Run
 
 
 def make(context: Context, runs: Sequence[Run]) -> Section:
-    """Both lengths, one after the other."""
+    """Return a section with the results of both lengths of training."""
     sections = {f"epochs: {run.config.epochs}": trained_section(context, run) for run in runs}
     return Section(
         "\n\n".join(f"### {length}\n\n{section.body}" for length, section in sections.items()),
-        [(f"{length}: {what}", p, ours) for length, s in sections.items() for what, p, ours in s.summary],
+        [(f"{length}: {metric}", p, ours) for length, s in sections.items() for metric, p, ours in s.summary],
         {f"{length}, {part}": rows for length, s in sections.items() for part, rows in s.figures.items()},
     )
 

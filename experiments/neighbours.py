@@ -1,4 +1,4 @@
-"""What tables 8 and 9 share: one search for each kind of features, kept as Predictions tables."""
+"""Neighbour searches shared by tables 8 and 9: one per kind of features, saved as Predictions tables."""
 
 import json
 from collections.abc import Sequence
@@ -25,21 +25,21 @@ _NOTE = (
 
 
 def note(context: Context) -> str:
-    """What was searched, by which features."""
+    """Return the note on the search and its features, for results.md."""
     config, digest = context.config, context.search_key["weights"]
     weights = Path(config.weights).name + (f" (SHA-256 {digest[:12]}...)" if digest else "")
     return _NOTE.format(network=f"{config.model.variant} at {config.data.image_size} px with weights {weights}")
 
 
 def features_of(context: Context) -> Sequence[str]:
-    """The features asked for; without --features embedding, pixels, and metadata where the table has columns for it."""
+    """Return the requested features; by default embedding, pixels, and metadata if the table has its columns."""
     if context.options.features:
         return context.options.features
     return "embedding", "pixels", *(["metadata"] if feature_columns(context.dataset.lesions) else [])
 
 
 def searched(context: Context, features: str) -> dict[str, pd.DataFrame]:
-    """By `k = 5` and the like the Predictions table of the wanted folds; searched once for these data and options."""
+    """Return the Predictions tables of the requested folds, by `k = 5` and so on, searching unless saved already."""
     folder = context.options.out / f"knn-{features}"
     fold = context.options.fold
     key = context.search_key | {"features": features, "fold": fold if fold == "all" else list(fold)}
@@ -71,5 +71,5 @@ def _options(context: Context, features: str) -> KnnOptions:
 
 
 def by_features(parts: dict[str, Summary]) -> Summary:
-    """The parts of each kind of features in one tree, such as `pixels, pooled`."""
+    """Merge the summaries of all features into one, with parts such as `pixels, pooled`."""
     return {f"{features}, {part}": rows for features, tree in parts.items() for part, rows in tree.items()}

@@ -1,9 +1,8 @@
-"""What the paper printed, as fractions: the only place where its figures stand.
+"""The paper's printed figures, as fractions; no other file repeats them.
 
-*Neural Network-Based Classification of Skin Lesions*, COMP 379, Loyola University Chicago. Tables 1, 4 and 5 give
-percent there; "0.31 / 0.03 / 0.05" of table 3 are fractions in a table that is otherwise in percent. What the tables'
-precision and recall imply of the rows they were scored on: 1, 4 and 5 on about ten benign to one malignant, 2 and 3 on
-all.
+*Neural Network-Based Classification of Skin Lesions*, COMP 379, Loyola University Chicago. Tables 1, 4 and 5 are in
+percent there; "0.31 / 0.03 / 0.05" in table 3 are fractions in a table that is otherwise in percent. Precision and
+recall imply the rows that were scored: about ten benign to one malignant in tables 1, 4 and 5, all rows in 2 and 3.
 """
 
 from typing import NamedTuple
@@ -31,10 +30,10 @@ TABLE4 = Printed(PerClass(0.93, 0.98, 0.95), PerClass(0.56, 0.20, 0.30))
 TABLE5 = Printed(PerClass(0.93, 0.98, 0.95), PerClass(0.54, 0.21, 0.31))
 TABLE9 = Printed(PerClass(1.0, 1.0, 1.0), PerClass(0.92, 0.14, 0.24))
 
-# In the paper's text, without naming a table: the macro means are those of table 1, up to rounding.
+# From the paper's text, which names no table: the macro means are those of table 1, up to rounding.
 OVERALL = {"accuracy": 0.91, "macro_precision": 0.71, "macro_recall": 0.64, "macro_f1": 0.66}
 
-# Table 7 by epochs. Of 20, 50 and 100 epochs our source says only "all near .5".
+# Table 7 by epochs. For 20, 50 and 100 epochs our source has only "all near .5".
 TABLE7 = {1: {"ISIC_0015657": 0.0576, "ISIC_0015729": 0.0040, "ISIC_0015740": 0.0977}}
 TABLE7_LESIONS = ("ISIC_0015657", "ISIC_0015729", "ISIC_0015740")
 TABLE7_OTHERS = "near 0.5"

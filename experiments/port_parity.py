@@ -1,13 +1,13 @@
-"""Hold the ported model against timm itself: the same weights and images, the output of every stage.
+"""Compare the ported model with timm: the same weights and images, the output of every stage.
 
     python experiments/port_parity.py --sizes 224 240 97
     python experiments/port_parity.py --weights tf_efficientnetv2_b1.safetensors
     python experiments/port_parity.py --make-golden tests/model/golden
 
 Prints, for every stage, the largest difference over the stage's largest value, and fails above --tolerance. Without
---weights the weights are timm's random ones, with every BatchNorm made different. The part with timm runs in a process
-of its own, so torch, timm and safetensors may live in another environment (--timm-python). --make-golden
-writes the files that tests/model compares with, for the variant "tiny".
+--weights the weights are timm's random ones, with randomised BatchNorm parameters. timm runs in a separate process, so
+torch, timm and safetensors may be installed in another environment (--timm-python). --make-golden writes the files
+that tests/model compares with, for the variant "tiny".
 
 Result, 2 CPU cores, float32, timm 1.0.31, torch 2.13, jax 0.10.2, at 224, 240 and 97 px, in half a minute: at most
 4.4e-6 at any stage of B1 with random weights, and 3.4e-6 of B0 with its ImageNet weights.
@@ -73,10 +73,10 @@ def _timm_model(job: dict, classes: int):
 
 
 def _randomise(model, images) -> None:
-    """Draw scale and bias of every BatchNorm, and take its statistics from the images.
+    """Draw scale and bias of every BatchNorm at random, and set its statistics from images [b, c, h, w].
 
-    As made they are all 0 or 1, which would hide a mix-up. Statistics drawn at random make B1 chaotic: its gates
-    saturate, and timm in float32 is 2e-4 away from itself in float64.
+    The initial values are all 0 or 1, which would hide a mix-up. Random statistics make B1 chaotic: its gates
+    saturate, and timm in float32 differs from float64 by 2e-4.
     """
     from torch import nn
 
@@ -106,9 +106,9 @@ def _stages(model, images) -> dict:
 
 
 def _train_step(model, images) -> dict:
-    """Logits in training, the running statistics after it, and the gradient of the mean square of the logits.
+    """Return training logits, the updated running statistics, and the gradients of the logits' mean square.
 
-    Statistics and gradients (of the vectors only) are strung together in the order of their names.
+    Statistics and gradients (of the vectors only) are concatenated in the order of their names.
     """
     import torch
 
@@ -146,7 +146,7 @@ def run_timm(variant, args: argparse.Namespace, folder: str) -> None:
 
 
 def compare(variant, folder: Path, sizes: list[int]) -> dict[tuple[int, str], float]:
-    """Return {(size, stage): largest difference over largest value}; raises where the round trip is not exact."""
+    """Return {(size, stage): largest difference over largest value}; exit if the round trip is not exact."""
     import jax
 
     from jaxlesion.model.efficientnet import EfficientNetV2

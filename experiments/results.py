@@ -1,4 +1,4 @@
-"""Sections and `results.md`: how figures become Markdown, and what is said of data, machine and runs."""
+"""Sections and `results.md`: metrics as Markdown, and descriptions of data, machine and runs."""
 
 import datetime
 import hashlib
@@ -33,12 +33,12 @@ SAME = "**No patient is known to have two of these lesions**, so lesions of one 
 
 @dataclass(frozen=True)
 class Section:
-    """What an experiment makes.
+    """The result of an experiment.
 
     Args:
         body: Markdown under the section's heading.
-        summary: for the table at the top: figure, what the paper printed, what came out.
-        figures: all of them, for programs.
+        summary: rows of the table at the top: name of the metric, the paper's value, our value.
+        figures: all metrics, for programs.
     """
 
     body: str
@@ -47,7 +47,7 @@ class Section:
 
 
 def to_json(section: Section, runs: Sequence[Run]) -> dict[str, Any]:
-    """The saved form, with where and when it was made, and the runs it was made from."""
+    """Return the section as JSON values, with its date, machine, software and runs."""
     return {
         "made": environment(),
         "runs": [described(run) for run in runs],
@@ -58,20 +58,20 @@ def to_json(section: Section, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A saved section.
+    """Return a saved section as JSON values.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged.
     """
     try:
         content = json.loads(path.read_text())
         return {key: content[key] for key in ("title", "made_from", "made", "runs", "body", "summary", "figures")}
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError(f"{path}: not a section that was saved here ({e}); remove it, and it is made anew") from None
+        raise InputError(f"{path}: not a section that was saved here ({e}); remove it, and it is rebuilt") from None
 
 
 def write(path: Path, folder: Path, data_name: str, lesions: pd.DataFrame, shrunk: bool) -> None:
-    """results.md of all sections in a folder that were made from these rows, and shrunk or not as asked for."""
+    """Write results.md from the saved sections in `folder` that have the same rows and the same `shrunk`."""
     saved = {name: load(folder / f"{name}.json") for name in ORDER if (folder / f"{name}.json").is_file()}
     wanted = {"ids": hash_of_ids(lesions), "shrunk": shrunk}
     sections = {name: s for name, s in saved.items() if wanted.items() <= s["made_from"].items()}
@@ -91,7 +91,7 @@ def write(path: Path, folder: Path, data_name: str, lesions: pd.DataFrame, shrun
 
 
 def hash_of_ids(lesions: pd.DataFrame) -> str:
-    """SHA-256 of the sorted ids, each with a newline."""
+    """Return the SHA-256 of the sorted ids, each with a newline."""
     return hashlib.sha256("".join(f"{isic_id}\n" for isic_id in sorted(lesions["isic_id"])).encode()).hexdigest()
 
 
@@ -124,7 +124,7 @@ def _summary(sections: Mapping[str, dict[str, Any]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
+    """Return a Markdown table with columns of numbers aligned right."""
     rows = [list(row) for row in rows]
     right = [
         any(row[i] for row in rows) and all(re.match(r"^(-?[\d.,]+( \[.*\])?|undefined|)$", row[i]) for row in rows)
@@ -134,11 +134,11 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def shown(figure: Estimate | float | None, digits: int = 3) -> str:
-    """A figure with its interval; nothing for None."""
-    if figure is None:
+def shown(metric: Estimate | float | None, digits: int = 3) -> str:
+    """Format a metric with its interval; an empty string for None."""
+    if metric is None:
         return ""
-    value, low, high = figure if isinstance(figure, tuple) else (figure, None, None)
+    value, low, high = metric if isinstance(metric, tuple) else (metric, None, None)
     if isinstance(value, int):
         return f"{value:,}"
     if value != value:
@@ -148,7 +148,7 @@ def shown(figure: Estimate | float | None, digits: int = 3) -> str:
 
 
 def described(run: Run) -> str:
-    """One line on a run: settings, weights, time and machine."""
+    """Describe a run in one line: settings, weights, time and machine."""
     manifest, differing = run.manifest, differences(run.config)
     options = " ".join(
         f"`{configuration.flag(name)} {value}`" for name, value in differing.items() if value is not None
@@ -172,7 +172,7 @@ def described(run: Run) -> str:
 
 
 def differences(config: TrainConfig) -> dict[str, Any]:
-    """Dotted options that are not those of the configuration's preset and that figures depend on, weights left out."""
+    """Return the dotted options that affect metrics and differ from the preset, except the weights."""
     usual = _flat(configuration.identity(preset(config.preset)))
     return {
         name: value
@@ -189,7 +189,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """Date, machine and software, in words."""
+    """Return date, machine and software as texts for results.md."""
     devices = jax.devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = f"{cores} CPU cores ({_processor()})"

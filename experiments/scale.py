@@ -1,11 +1,11 @@
-"""How time and memory grow with the rows: every command on a table of the challenge's size, and predicting a million.
+"""Measure how time and memory grow with the rows: all commands at the challenge's size, prediction up to a million.
 
     python -m experiments.scale --out scale.md
 
-makes the data (rows and columns as many as the challenge's, images that repeat some hundred drawn crops) and measures
-each command in a process of its own: seconds, and the largest resident memory. The network is the tiny one at 32 px,
-unless --training says otherwise: what is measured is all that surrounds a network. --table-rows 3000 --rows 500 2000
-shrinks it to a minute. 13 GB of disk, half an hour on 2 cores.
+Makes data with as many rows and columns as the challenge, whose images repeat some hundred synthetic crops. Measures
+seconds and peak resident memory of each command in a separate process. By default (--training) the network is the
+tiny one at 32 px, to measure everything but the network. `--table-rows 3000 --rows 500 2000` shrinks it to a minute.
+Needs 13 GB of disk and half an hour on 2 cores.
 """
 
 import os
@@ -41,17 +41,17 @@ def write_lesions(
 ) -> None:
     """Write `<split>-metadata.csv` and `<split>-image.hdf5` of many lesions, in the competition's layout.
 
-    A patient's share of the lesions is log-normal. A lesion's metadata are those of a drawn one of its class, its
-    numbers off by 10 %; its image is one of the drawn ones, byte for byte. What a drawn patient has, a patient has.
+    A patient's share of the lesions is log-normal. Each lesion copies the metadata of a synthetic one of its class,
+    with 10 % noise on the numbers, and the bytes of one of the synthetic images. Patients copy synthetic patients.
 
     Args:
-        folder: made if need be.
+        folder: created if missing.
         split: train, with targets and all 55 columns, or test, with the 44 that are known before a biopsy.
-        rows: lesions, at least one for each patient.
-        patients: how many there are.
-        malignant: lesions.
-        crops: folder of drawn lesions.
-        seed: of all that is drawn.
+        rows: number of lesions, at least one for each patient.
+        patients: number of patients.
+        malignant: number of malignant lesions.
+        crops: folder of synthetic lesions.
+        seed: of all random numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng((seed, split == "train"))
@@ -81,7 +81,7 @@ def write_lesions(
 
 
 def _write_images(path: Path, ids: list[str], crops: Path, which: np.ndarray) -> None:
-    """One scalar of fixed length for each id, as the challenge has it: the bytes of the crop number `which`."""
+    """Write a scalar dataset for each id, as in the challenge: the bytes of the crop numbered by `which`, int [ids]."""
     from h5py import h5d, h5s, h5t
 
     with h5py.File(crops) as file:
@@ -111,7 +111,7 @@ lesions = assign(lesions, FoldsConfig())
 rows = [draw(lesions, k, SamplingConfig(), 0) for k in range(5) for draw in (training_rows, validation_rows)]
 print(f"load: {loaded - began:.2f} s, folds and sampling: {time.perf_counter() - loaded:.2f} s, {len(rows[0]):,} rows")
 """
-# Starts a command and says what it took. Between it and us, since a child's peak begins with its parent's memory.
+# Run a command and print its cost, from a small process: a child's peak memory starts at that of its parent.
 WATCH = """
 import os, subprocess, sys, time
 began = time.perf_counter()
@@ -127,7 +127,7 @@ TRAINING = ("--weights", "none", "--model.variant", "tiny", "--data.image-size",
 
 @dataclass(frozen=True)
 class Scale:
-    """Make data of a given number of rows, and measure every command on it in a process of its own."""
+    """Make data of a given number of rows, and measure every command on them in a separate process."""
 
     out: Path | None = None
     """Write the tables there too, as Markdown."""
@@ -150,34 +150,34 @@ class Scale:
 
 
 class Measured(NamedTuple):
-    """One command: its name, seconds by the wall and by all cores, largest resident memory in MB, what it printed."""
+    """A command's name, wall-clock seconds, core seconds, peak resident memory in MB, and output."""
 
     name: str
     seconds: float
     cpu: float
     megabytes: float
-    said: str
+    output: str
 
 
 def run_measured(name: str, argv: Sequence[object], folder: Path) -> Measured:
-    """Run Python with these arguments in `folder`, and say what it took.
+    """Run Python with these arguments in `folder`; return its time, memory and output.
 
     Raises:
-        InputError: it failed.
+        InputError: the command failed.
     """
     say(f"{name} ...")
     command = [sys.executable, "-c", WATCH, sys.executable, *map(str, argv)]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    *said, taken = done.stdout.splitlines() or [""]
+    *output, cost = done.stdout.splitlines() or [""]
     if done.returncode:
-        raise InputError(f"{name} failed: {' '.join(line for line in said[-5:] if line)}")
-    one = Measured(name, *map(float, taken.split()), "\n".join(said))
+        raise InputError(f"{name} failed: {' '.join(line for line in output[-5:] if line)}")
+    one = Measured(name, *map(float, cost.split()), "\n".join(output))
     say(f"{name}: {one.seconds:.1f} s, of the cores {one.cpu:.1f} s, {one.megabytes:,.0f} MB")
     return one
 
 
 def make(folder: Path, split: str, rows: int, patients: int, malignant: int, crops: Path) -> Path:
-    """`write_lesions`; a folder that is there already is left as it is."""
+    """Write lesions unless the folder exists; return the folder."""
     if not folder.is_dir():
         say(f"making {rows:,} rows ...")
         draft = folder.with_name(f".{folder.name}.tmp")
@@ -188,7 +188,7 @@ def make(folder: Path, split: str, rows: int, patients: int, malignant: int, cro
 
 
 def rehearse(scale: Scale, base: Path, crops: Path) -> list[Measured]:
-    """Every command on the training set; leaves the run that predicts in `base / "run"`."""
+    """Measure every command on the training set; its run stays in `base / "run"` for `predict`."""
     data = make(base / "train", "train", scale.table_rows, scale.patients, scale.malignant, crops)
     batch = ("--data.batch-size", scale.batch_size)
     train = ("--data-dir", data, "--run-dir", "run", "--fold", "all", *batch, *scale.training)
@@ -209,7 +209,7 @@ def rehearse(scale: Scale, base: Path, crops: Path) -> list[Measured]:
 
 
 def predict(scale: Scale, base: Path, crops: Path) -> list[Measured]:
-    """The run predicts each number of rows."""
+    """Measure the run's prediction of each number of rows."""
     done = []
     for rows in scale.rows:
         patients = max(1, rows * scale.patients // scale.table_rows)
@@ -223,20 +223,20 @@ def predict(scale: Scale, base: Path, crops: Path) -> list[Measured]:
 
 
 def as_markdown(scale: Scale, commands: Sequence[Measured], predicted: Sequence[Measured]) -> str:
-    """Both tables."""
-    what = f"{scale.table_rows:,} rows, {scale.patients:,} patients, {scale.malignant:,} malignant"
+    """Return both tables, with a line on the machine, as Markdown."""
+    size = f"{scale.table_rows:,} rows, {scale.patients:,} patients, {scale.malignant:,} malignant"
     lines = [
-        f"| {what} | s | core s | peak MB |",
+        f"| {size} | s | core s | peak MB |",
         "|---|--:|--:|--:|",
         *(f"| {one.name} | {one.seconds:.1f} | {one.cpu:.1f} | {one.megabytes:,.0f} |" for one in commands),
         "",
-        commands[0].said.strip(),
+        commands[0].output.strip(),
         "",
         "| rows predicted | s, start and index included | core s | img/s once it runs | peak MB |",
         "|--:|--:|--:|--:|--:|",
     ]
     for one in predicted:
-        rate = re.search(r"\(([\d,]+) img/s\)", one.said)
+        rate = re.search(r"\(([\d,]+) img/s\)", one.output)
         cells = one.name, f"{one.seconds:.1f}", f"{one.cpu:.1f}", rate[1] if rate else "", f"{one.megabytes:,.0f}"
         lines.append(f"| {' | '.join(cells)} |")
     machine = f"{os.cpu_count()} cores, {platform.machine()}; {time.strftime('%Y-%m-%d')}"
@@ -244,7 +244,7 @@ def as_markdown(scale: Scale, commands: Sequence[Measured], predicted: Sequence[
 
 
 def measure(scale: Scale) -> None:
-    """Make, measure, and print the tables."""
+    """Make the data, measure all commands, and print the tables."""
     if scale.folder is not None:
         scale.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scale-") as temporary:

@@ -3,7 +3,7 @@
     python -m experiments.table2 --data-dir isic-2024-challenge
 
 Data: all 401,059 rows of the challenge, every benign one trained on (`--sampling.negatives-kept 1`), five folds, scored
-on the whole fold, with the areas and the number of rows called malignant beside. Hardware: a GPU; an epoch is 321,000
+on the whole fold, also by areas and the number of rows called malignant. Hardware: a GPU; an epoch is 321,000
 images, 20 of them for each of five folds (32 million images; `--fold 0` is a fifth). Result: not run yet.
 """
 

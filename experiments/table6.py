@@ -2,9 +2,9 @@
 
     python -m experiments.table6 --data-dir isic-2024-challenge
 
-Writes table6.csv with the paper's columns. `target` is what the network was trained and scored with, `original_target`
-what the metadata file says now; `model` is the checkpoint, as a path below the folder of runs. Data, hardware and time
-are those of table 2, whose run this is. Result: not run on the challenge's full set yet.
+Writes table6.csv with the paper's columns. `target` is the label used in training and scoring, `original_target` the
+label in the metadata file now; `model` is the checkpoint, as a path below the folder of runs. Run, data, hardware and
+time are those of table 2. Result: not run on the challenge's full set yet.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ COLUMNS = ("isic_id", "target", "original_target", "fold", "oof_prediction", "mo
 
 
 def out_of_fold(context: Context, run: Run) -> pd.DataFrame:
-    """The paper's columns, in the order of the metadata file."""
+    """Return the out-of-fold predictions with the paper's columns, in the order of the metadata file."""
     lesions = context.dataset.lesions.set_index("isic_id")
     table = held_out(context, run).rename(columns={"prediction": "oof_prediction"})
     table["original_target"] = table["isic_id"].map(lesions["target"])
@@ -31,7 +31,7 @@ def out_of_fold(context: Context, run: Run) -> pd.DataFrame:
 
 
 def make(context: Context, runs: Sequence[Run]) -> Section:
-    """The CSV, and five of its rows: the first three benign and the first two malignant ones."""
+    """Write the CSV; return a section with its first three benign and first two malignant rows."""
     table = out_of_fold(context, runs[0])
     path = context.options.out / "table6.csv"
     write_atomic(path, table.to_csv(index=False, lineterminator="\n"))
@@ -39,11 +39,11 @@ def make(context: Context, runs: Sequence[Run]) -> Section:
     some = pd.concat([table[target == 0].head(3), table[target == 1].head(2)])
     rows = [[f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row] for row in some.to_numpy()]
     differ = int((target != table["original_target"]).sum())
-    said = (
+    note = (
         f"All {len(table):,} rows are in `{path.name}`, each predicted once, by the fold that held it out; `target` "
         f"and `original_target` differ in {differ:,}. The first three benign and the first two malignant ones:"
     )
-    return Section(f"{said}\n\n{markdown(COLUMNS, rows)}", [("rows predicted out of fold", "", f"{len(table):,}")])
+    return Section(f"{note}\n\n{markdown(COLUMNS, rows)}", [("rows predicted out of fold", "", f"{len(table):,}")])
 
 
 EXPERIMENT = Experiment(

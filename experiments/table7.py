@@ -2,9 +2,9 @@
 
     python -m experiments.table7 --data-dir isic-2024-challenge
 
-Runs of 1, 20, 50 and 100 epochs on the normalised set, separate since a cosine has one length. The mean of each run's
-finished folds predicts the lesions of test-metadata.csv, uncorrected; table7.csv has them all. Three of the four runs
-are those of tables 1, 4 and 5. Hardware and time: those of the runs. Result: not run on the challenge's full set yet.
+Separate runs of 1, 20, 50 and 100 epochs on the normalised set, as the cosine schedule depends on the length. Each
+predicts the lesions of test-metadata.csv by the mean of its finished folds, uncorrected; table7.csv has all of them.
+Three of the runs are those of tables 1, 4 and 5, as are hardware and time. Result: not run on the full set yet.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from jaxlesion.predict import PredictConfig, predict
 from jaxlesion.runs.store import Run
 
 LENGTHS = (1, 20, 50, 100)
-FEW = 5  # rows shown of a test set that has none of the paper's lesions
+FEW = 5  # lesions shown if the test set has none of the paper's
 
 
 def predictions(context: Context, runs: Sequence[Run]) -> pd.DataFrame:
-    """The Predictions tables of all runs, one after the other, with a column `epochs`."""
+    """Return the test Predictions of all runs in one table, with a column `epochs`."""
     tables = []
     for run in runs:
         out = run.folder / "test.csv"
@@ -34,7 +34,7 @@ def predictions(context: Context, runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def make(context: Context, runs: Sequence[Run]) -> Section:
-    """The CSV, and the paper's three lesions, or a few others where the test set lacks those."""
+    """Write the CSV; return a section with the paper's three lesions, or others if the test set lacks them."""
     table = predictions(context, runs)
     path = context.options.out / "table7.csv"
     columns = ["isic_id", "epochs", "prediction", "model"]
@@ -54,7 +54,7 @@ def make(context: Context, runs: Sequence[Run]) -> Section:
         f"{others}Mean of the folds' probabilities, with the prior of the normalised training rows, uncorrected. "
         f"All {table['isic_id'].nunique():,} lesions are in `{path.name}`. Their truth is not public."
     )
-    cells = {(length, who): ", ".join(values) for length, who, *values in rows}
+    cells = {(length, source): ", ".join(values) for length, source, *values in rows}
     summary = [
         (f"test predictions, epochs: {epochs}", cells.get((str(length), "paper"), ""), cells[epochs, "here"])
         for length, run in zip(LENGTHS, runs, strict=True)

@@ -2,9 +2,9 @@
 
     python -m experiments.table8 --data-dir isic-2024-challenge --features embedding pixels metadata
 
-Data: all rows, each fold searched for among all rows of the others. The paper does not name its features, so there are
-three. Hardware: 2 CPU cores or a GPU; the predictions are kept, and table 9 takes them from there. `embedding` first
-passes every row through the network once. Result: of 7,399 crops in docs/results.md; not run on the
+Data: all rows; the neighbours of each fold are searched among all rows of the other folds. The paper does not name its
+features, so there are three kinds. Hardware: 2 CPU cores or a GPU; the predictions are saved and reused by table 9.
+`embedding` first passes every row through the network once. Result: for 7,399 crops in docs/results.md; not run on the
 challenge's full set yet.
 """
 
@@ -28,19 +28,19 @@ COLUMNS = (
 
 
 def make(context: Context, runs: Sequence[Run]) -> Section:
-    """F1 by k, for each kind of features, with the areas beside."""
-    parts = {features: context.figures(searched(context, features)) for features in features_of(context)}
+    """Return a section with malignant F1 and areas by k, for each kind of features."""
+    parts = {features: context.metrics(searched(context, features)) for features in features_of(context)}
     rows = [["paper", "one fold", str(k), f"{f1:.4f}", *[""] * (len(COLUMNS) - 1)] for k, f1 in TABLE8.items()]
     for features, tree in parts.items():
         part = main_part(tree)
         for k in TABLE8:
-            found = tree[part][f"k = {k}"]
-            rows.append([features, part, str(k), *(shown(found[key], 4) for _, key in COLUMNS)])
+            metrics = tree[part][f"k = {k}"]
+            rows.append([features, part, str(k), *(shown(metrics[key], 4) for _, key in COLUMNS)])
     summary = [
-        (f"kNN malignant F1, k = {k}, {features}", f"{f1:.4f}", shown(found["malignant_f1"], 4))
+        (f"kNN malignant F1, k = {k}, {features}", f"{f1:.4f}", shown(metrics["malignant_f1"], 4))
         for features, tree in parts.items()
         for k, f1 in TABLE8.items()
-        for found in [tree[main_part(tree)][f"k = {k}"]]
+        for metrics in [tree[main_part(tree)][f"k = {k}"]]
     ]
     body = markdown(["features", "rows of", "k", *(label for label, _ in COLUMNS)], rows)
     return Section(f"{body}\n\n{note(context)}", summary, by_features(parts))

@@ -2,9 +2,9 @@
 
     python -m experiments.table9 --data-dir isic-2024-challenge --features embedding pixels metadata
 
-The search is that of table 8 and made only once. The paper scored one fold, 80,133 benign and 79 malignant rows; here
-it is every fold that was asked for. Data, hardware and time as for table 8. Result: of 7,399
-crops in docs/results.md; not run on the full set yet.
+Reuses the search of table 8. The paper scored one fold, 80,133 benign and 79 malignant rows; here every requested fold
+is scored. Data, hardware and time as for table 8. Result: for 7,399 crops in docs/results.md; not run on the full set
+yet.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ SUPPORT = {"benign": 80_133, "malignant": 79}  # of the paper's fold
 
 
 def make(context: Context, runs: Sequence[Run]) -> Section:
-    """Precision, recall and F1 of both classes, for each kind of features."""
-    parts = {f: context.figures({K: searched(context, f)[K]}) for f in features_of(context)}
+    """Return a section with precision, recall and F1 of both classes, for each kind of features."""
+    parts = {f: context.metrics({K: searched(context, f)[K]}) for f in features_of(context)}
     rows = []
     for name in CLASSES:
         printed = (f"{value:.2f}" for value in getattr(TABLE9, name))
         rows.append([name, "paper", "one fold", *printed, f"{SUPPORT[name]:,}"])
         for features, tree in parts.items():
             part = main_part(tree)
-            found = tree[part][K]
-            cells = [shown(found[f"{name}_{rate}"]) for rate in RATES]
-            rows.append([name, features, part, *cells, shown(found[f"{name}_support"])])
+            metrics = tree[part][K]
+            cells = [shown(metrics[f"{name}_{rate}"]) for rate in RATES]
+            rows.append([name, features, part, *cells, shown(metrics[f"{name}_support"])])
     summary = [
         (
             f"kNN malignant {rate}, {K}, {features}",
@@ -41,7 +41,7 @@ def make(context: Context, runs: Sequence[Run]) -> Section:
         )
         for features, tree in parts.items()
         for rate, printed in TABLE9.malignant._asdict().items()
-        if rate != "f1"  # that is table 8's
+        if rate != "f1"  # in table 8
     ]
     body = markdown(["class", "features", "rows of", "precision", "recall", "F1", "rows"], rows)
     return Section(f"{body}\n\n{note(context)}", summary, by_features(parts))

@@ -1,4 +1,4 @@
-"""timm without torchvision, which it imports when it is loaded and of which these models use nothing."""
+"""Import timm without torchvision, which it imports on loading but does not need for these models."""
 
 import enum
 import importlib.util

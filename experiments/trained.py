@@ -1,4 +1,4 @@
-"""The section of an experiment that trains: the paper's per-class figures beside ours, and what those hide."""
+"""Sections of experiments that train: per-class metrics beside the paper's, and the threshold-free ones."""
 
 from collections.abc import Sequence
 
@@ -31,17 +31,17 @@ OVERALL = (
 
 
 def held_out(context: Context, run: Run) -> pd.DataFrame:
-    """The out-of-fold predictions of the folds that were asked for."""
+    """Return the out-of-fold Predictions of the requested folds."""
     table = read_predictions(run.folder / "oof.csv")
     return table[table["fold"].isin(context.folds(run))].reset_index(drop=True)
 
 
-def figures(context: Context, run: Run) -> Summary:
-    """By part, on the `normalised rows` and the `whole fold`; only the latter where all negatives were trained on."""
+def metrics_of_run(context: Context, run: Run) -> Summary:
+    """Return metrics by part on `normalised rows` and the `whole fold`; only the latter after training on all rows."""
     rows = rows_of_run(run.config, run.folds_table(), held_out(context, run))
     if run.config.sampling.negatives_kept == 1:
-        return context.figures({"whole fold": rows["whole fold"]})
-    return context.figures({"normalised rows": rows["normalised"], "whole fold": rows["whole fold"]})
+        return context.metrics({"whole fold": rows["whole fold"]})
+    return context.metrics({"normalised rows": rows["normalised"], "whole fold": rows["whole fold"]})
 
 
 def trained_section(
@@ -50,15 +50,15 @@ def trained_section(
     printed: Printed | None = None,
     overall: dict[str, float] | None = None,
 ) -> Section:
-    """The section of one run.
+    """Return the section of one run: metrics per class, over both classes, and without a threshold.
 
     Args:
-        context: the invocation.
-        run: with its folds finished.
+        context: data, options and folder.
+        run: the run, its requested folds finished.
         printed: the paper's table.
-        overall: the paper's figures over both classes.
+        overall: the paper's metrics over both classes.
     """
-    parts = figures(context, run)
+    parts = metrics_of_run(context, run)
     main = main_part(parts)
     by_rows = parts[main]
     blocks = [
@@ -79,31 +79,31 @@ def trained_section(
 
 
 def main_part(parts: Summary) -> str:
-    """`pooled` of several folds, else the only fold."""
+    """Return `pooled` if there are several folds, else the name of the only one."""
     return "pooled" if "pooled" in parts else next(iter(parts))
 
 
 def per_class(by_rows: dict[str, Estimates], printed: Printed | None) -> str:
-    """Precision, recall and F1 of both classes, the paper's first."""
+    """Return a table of precision, recall and F1 of both classes, the paper's first."""
     rows = []
     for name in CLASSES:
         if printed is not None:
             rows.append([name, "paper", *(f"{value:.2f}" for value in getattr(printed, name)), ""])
-        for of_rows, found in by_rows.items():
-            cells = [shown(found[f"{name}_{rate}"]) for rate in RATES]
-            rows.append([name, f"here, {of_rows}", *cells, shown(found[f"{name}_support"])])
+        for of_rows, metrics in by_rows.items():
+            cells = [shown(metrics[f"{name}_{rate}"]) for rate in RATES]
+            rows.append([name, f"here, {of_rows}", *cells, shown(metrics[f"{name}_support"])])
     return markdown(["class", "", "precision", "recall", "F1", "rows"], rows)
 
 
 def both_classes(by_rows: dict[str, Estimates], overall: dict[str, float] | None) -> str:
-    """Accuracy, Hamming loss and the macro means, the paper's first."""
+    """Return a table of accuracy, Hamming loss and macro means, the paper's first."""
     rows = [["paper", *(shown(overall.get(key), 2) for _, key in OVERALL)]] if overall else []
-    rows += [[f"here, {of}", *(shown(found[key]) for _, key in OVERALL)] for of, found in by_rows.items()]
+    rows += [[f"here, {of}", *(shown(metrics[key]) for _, key in OVERALL)] for of, metrics in by_rows.items()]
     return markdown(["", *(label for label, _ in OVERALL)], rows)
 
 
 def beside(parts: Summary) -> str:
-    """Counts and areas of every part, the summarising ones first."""
+    """Return a table of counts and areas of every part: pooled and mean first, then single folds."""
     first = [part for part in ("pooled", "mean of folds") if part in parts]
     order = [*first, *(part for part in parts if part not in first)]
     rows = [
@@ -115,29 +115,29 @@ def beside(parts: Summary) -> str:
 
 
 def at_chosen(by_rows: dict[str, Estimates]) -> str:
-    """The malignant class at the thresholds chosen on other folds."""
+    """Return a table of the malignant class at the thresholds chosen on other folds."""
     keys = (*(f"malignant_{rate}" for rate in RATES), "predicted_positives")
-    rows = [[of, *(shown(found[CHOSEN + key]) for key in keys)] for of, found in by_rows.items()]
+    rows = [[of, *(shown(metrics[CHOSEN + key]) for key in keys)] for of, metrics in by_rows.items()]
     return markdown(["", "precision", "recall", "F1", "called malignant"], rows)
 
 
-def collapse(found: Estimates) -> str:
-    """What accuracy and the benign class would be for a classifier that says benign whatever it sees."""
-    n, positives, called = (found[key].value for key in ("n", "positives", "predicted_positives"))
-    hits = found["tp"].value
-    said = f"{called:,} of {n:,} rows of the whole fold are called malignant at 0.5, {hits:,} of them rightly"
+def collapse(metrics: Estimates) -> str:
+    """Describe the rows called malignant, and the scores of a classifier that calls every row benign."""
+    n, positives, called = (metrics[key].value for key in ("n", "positives", "predicted_positives"))
+    hits = metrics["tp"].value
+    note = f"{called:,} of {n:,} rows of the whole fold are called malignant at 0.5, {hits:,} of them rightly"
     if not called:
-        said = f"**Collapsed:** not one of {n:,} rows of the whole fold is called malignant at 0.5; precision is then 0"
+        note = f"**Collapsed:** not one of {n:,} rows of the whole fold is called malignant at 0.5; precision is then 0"
     share = 1 - positives / n
     return (
-        f"{said}; {positives:,} are malignant. Calling every row benign would have an accuracy of {share:.4f} and a "
+        f"{note}; {positives:,} are malignant. Calling every row benign would have an accuracy of {share:.4f} and a "
         f"benign precision, recall and F1 of {share:.4f}, 1 and {2 * share / (1 + share):.4f}: neither shows "
         "whether anything was learnt. The areas show that, and so does a threshold that suits the prior."
     )
 
 
 def summary(main: str, by_rows: dict[str, Estimates], printed: Printed | None) -> Sequence[tuple[str, str, str]]:
-    """Malignant F1 on the rows that the paper's table is of, and the ROC AUC of the whole fold."""
+    """Return summary rows: malignant F1 on the rows the paper scored, and the ROC AUC of the whole fold."""
     of = next(iter(by_rows))
     paper = "" if printed is None else f"{printed.malignant.f1:.2f}"
     return (

@@ -1,9 +1,9 @@
-"""Two fake devices, no silent rank promotion, and lesions small enough for every test."""
+"""Shared fixtures: two fake devices, no silent rank promotion, and small data sets."""
 
 import os
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"  # before JAX is imported
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling takes the time here, not running
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # the tests spend their time compiling, not running
 
 from pathlib import Path
 
@@ -18,15 +18,15 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory, worker_id) -> None:
-    """Compile each program once a session: not once a test, nor once a worker."""
+    """Compile each program once per session, not once per test or worker."""
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "xla"
     folder.mkdir(exist_ok=True)
     settings = {
         "jax_compilation_cache_dir": str(folder),
-        "jax_compilation_cache_max_size": 2**33,  # JAX locks the folder then: no worker reads a half-written program
+        "jax_compilation_cache_max_size": 2**33,  # makes JAX lock the folder: no worker reads a half-written program
         "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_enable_xla_caches": "none",  # or the folder's name would be part of every key
+        "jax_persistent_cache_enable_xla_caches": "none",  # otherwise the folder's name is part of every key
     }
     for name, value in settings.items():
         os.environ[name.upper()] = str(value)  # for commands in processes of their own
@@ -35,19 +35,19 @@ def compilation_cache(tmp_path_factory, worker_id) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def elsewhere(tmp_path_factory) -> None:
-    """Nothing that a command leaves in the folder it is run in lands in the checkout."""
+    """Run the tests in a temporary folder, so that their commands leave no file in the checkout."""
     os.chdir(tmp_path_factory.mktemp("cwd"))
 
 
 @pytest.fixture(scope="session")
 def tries() -> int:
-    """How often something is done at random: few times, or as many as `make chaos N=100` says."""
+    """Return the number of random trials: 20, or the N of `make chaos N=100`."""
     return int(os.environ.get("CHAOS", "20"))
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Path:
-    """A folder of drawn lesions in the competition's layout: 120 for training, 27 malignant, and 5 for testing."""
+    """Return a folder of synthetic lesions in the competition's layout: 120 training (27 malignant), 5 test."""
     from jaxlesion.data.demo import write_demo
 
     return write_demo(tmp_path_factory.mktemp("data") / "demo", patients=20, lesions=120, malignant=27, test_lesions=5)
@@ -55,7 +55,7 @@ def demo(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def real() -> Path:
-    """The folder of real crops, where it lies beside the repository."""
+    """Return the folder of real crops; skip the test if it is not beside the repository."""
     folder = SHARED / "data" / "slice3d"
     if not folder.is_dir():
         pytest.skip("the real crops (shared/data/slice3d) are not beside the repository")
@@ -64,7 +64,7 @@ def real() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_command(demo):
-    """Options that train the tiny network on the drawn lesions in seconds."""
+    """Return options that train the tiny network on the demo lesions in seconds."""
     return [
         *("--data-dir", str(demo), "--weights", "none", "--model.variant", "tiny", "--data.image-size", "32"),
         *("--data.batch-size", "8", "--sampling.negatives-per-positive", "1", "--epochs", "2"),
@@ -74,7 +74,7 @@ def tiny_command(demo):
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, tiny_command) -> Path:
-    """A run of the tiny network with folds 0 and 1 finished. Not to be written to."""
+    """Return a run of the tiny network with folds 0 and 1 finished; tests must not write to it."""
     from jaxlesion.train import main
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"

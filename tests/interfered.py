@@ -1,12 +1,13 @@
-"""The programs, interfered with: notes what happens into a file, and does what it is told to when it happens.
+"""Run a program with faults injected: log its events to a file, and act at a chosen event.
 
     python interfered.py '{"log": "log", "at": "saving", "nth": 3, "delay": 0.1, "signal": 9}' train --data-dir ...
 
-Events: `start`; `opened`, the dataset is to be; `decoding`, `validating`, `predicting`; `step N rows...` done; `saving
-N`; `committed N`, its files are there, without checksums; `deleting N`, an old step was renamed into the trash;
-`unlinked F` from it; `idle` after a save; `renaming F`, a file is written and not yet renamed.
+Events: `start`; `opened`, before the dataset is opened; `decoding`, `validating`, `predicting`; `step N rows...`, after
+a step; `saving N`; `committed N`, files written but not checksums; `deleting N`, an old step was renamed into the
+trash; `unlinked F`, a file in the trash was removed; `idle`, after a save; `renaming F`, a file is written but not yet
+renamed.
 
-At the nth event `at`, after `delay` seconds, there is the `signal`, or files get no larger than `room` bytes, or the
+At the nth event `at`, after `delay` seconds, the process gets the `signal`, its files are limited to `room` bytes, the
 disk of the folder `fill` becomes full, or the process waits for ever (`wait`). At step `nan` the loss becomes NaN.
 """
 
@@ -30,10 +31,10 @@ SEEN: Counter = Counter()
 
 
 def start(log: Path, *argv: object, program: str = "train", devices: int = 1, cwd: Path | None = None, **plan: object):
-    """A program in a process of its own, with what is to happen to it."""
+    """Start a program in a separate process, with the planned fault."""
     plan = json.dumps({"log": str(log), **plan})
     command = [sys.executable, __file__, plan, program, *map(str, argv)]
-    # Compiled programs in a folder as a user has it, of this worker alone, so that kills may halve them.
+    # Keep compiled programs in a user's cache folder, one per worker, so that kills may truncate them.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
     own = f"{os.environ['JAX_COMPILATION_CACHE_DIR']}-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
     environment |= {"JAX_NUM_CPU_DEVICES": str(devices), "XDG_CACHE_HOME": own}
@@ -43,13 +44,13 @@ def start(log: Path, *argv: object, program: str = "train", devices: int = 1, cw
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, list[str]]:
-    """Exit code, what was printed, and the lines of stderr, of a process when it has ended."""
+    """Wait for a process; return its exit code, stdout, and the lines of stderr."""
     out, errors = process.communicate()
     return process.returncode, out, errors.splitlines()
 
 
 def events(log: Path) -> list[list[str]]:
-    """What happened, each as its words."""
+    """Return the logged events, each as a list of words."""
     return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
 
@@ -58,7 +59,7 @@ def steps_done(log: Path) -> list[int]:
 
 
 def end_of(run: Path, fold: int = 0) -> dict[str, str]:
-    """SHA-256 of all that a fold has at its end: its records, its predictions, and its state to the last bit."""
+    """Return SHA-256 digests of a finished fold: its records, predictions and exact state."""
     import jax
     import numpy as np
 
@@ -100,7 +101,7 @@ def _act() -> None:
 
 
 def fill(folder: Path) -> Path:
-    """Leave no room on the disk of a folder; room is made by removing the file that this returns."""
+    """Fill the disk of a folder; return the file whose removal frees it."""
     path = folder / "filler"
     with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
         while file.write(bytes(4096)):
@@ -109,7 +110,7 @@ def fill(folder: Path) -> Path:
 
 
 def noted(move, trash):
-    """`os.replace` or `os.rename`, whose calls are events."""
+    """Return a version of `os.replace` or `os.rename` that logs its calls as events."""
 
     def moved(source, target, **options):
         path = Path(target)
@@ -124,7 +125,7 @@ def noted(move, trash):
 
 
 def before(module, name, what):
-    """Make calls of a module's function an event."""
+    """Log an event before each call of a module's function."""
     original = getattr(module, name)
 
     def called(*args, **options):
@@ -135,7 +136,7 @@ def before(module, name, what):
 
 
 def interfere() -> None:
-    """Put the other events into the modules."""
+    """Patch the modules to log all other events."""
     from jaxlesion.data import dataset
     from jaxlesion.learning import trainer
     from jaxlesion.learning.checkpoint import TRASH, Checkpoints
@@ -143,7 +144,7 @@ def interfere() -> None:
     save, empty, make_train_step = Checkpoints.save, Checkpoints._empty_trash, trainer.make_train_step
 
     def noted_save(self, state, *, metric=None):
-        self.wait()  # so that the one before is not what is under way
+        self.wait()  # so that the previous save is not under way
         happens("saving", int(state.step))
         save(self, state, metric=metric)
 
@@ -173,7 +174,7 @@ def interfere() -> None:
 
 
 def observe(event: str, **about: Any) -> None:
-    """Note an event of the training."""
+    """Log an event of the training."""
     if event == "step":
         happens("step", " ".join(map(str, [about["step"], *about["rows"].tolist()])))
     elif event in ("decoding", "validating", "predicting"):
@@ -183,7 +184,7 @@ def observe(event: str, **about: Any) -> None:
 if __name__ == "__main__":
     PLAN |= json.loads(sys.argv[1])
     happens("start")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore SIGINT
     interfere()
     options = {"observe": observe} if sys.argv[2] == "train" else {}
     importlib.import_module(f"jaxlesion.{sys.argv[2]}").main(sys.argv[3:], **options)

@@ -1,4 +1,4 @@
-"""Imports point down only, heavy packages load where they are used, and nothing can execute what it reads."""
+"""Imports point down only, heavy packages load on use, and no reader can execute its input."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "jaxlesion"
 
-# What each folder may import of the others; "" is the package's own folder, where the programs are.
+# The folders that each folder may import from; "" is the package's own folder, with the programs.
 BELOW = {
     "core": "",
     "data": "core",
@@ -26,14 +26,14 @@ BELOW = {
     "ui": "core evaluation runs",
     "": "core data evaluation runs runtime model learning inference training reporting ui",
 }
-BATCH = "data.batch"  # the one module of the data that learning may see
+BATCH = "data.batch"  # the only module of `data` that `learning` may import
 
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 HOST = {"tensorflow", "tensorflow_datasets", "pandas", "sklearn", "cv2", "albumentations"}
 FORBIDDEN = dict.fromkeys(("core", "data", "evaluation", "runs"), JAX) | dict.fromkeys(("model", "learning"), HOST)
 LATE = {"tensorflow", "tensorflow_datasets", "sklearn", "cv2", "albumentations", "matplotlib"}
 
-# What may run what it reads. A file of numpy's is read without pickles unless told otherwise.
+# Calls that may execute their input. numpy reads no pickles by default.
 UNSAFE = re.compile(
     r"pickle(?!\s*=\s*False)|\b(joblib|dill|marshal|shelve)\b|torch\.load\(|yaml\.(\w+_)?load(_all)?\b"
     r"|(?<![\w.])(eval|exec|__import__)\(|\bpd\.eval\(|\bos\.(system|popen)\b|shell\s*=\s*True",
@@ -43,7 +43,7 @@ SOURCES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "experiments").rglo
 
 
 def modules() -> dict[str, ast.Module]:
-    """Every module of the package, by its name inside it."""
+    """Return the syntax tree of every module, by its name inside the package."""
     paths = sorted(PACKAGE.rglob("*.py"))
     return {".".join(p.relative_to(PACKAGE).with_suffix("").parts): ast.parse(p.read_text()) for p in paths}
 
@@ -52,7 +52,7 @@ TREES = modules()
 
 
 def imported(nodes: Iterable[ast.AST]) -> set[str]:
-    """Full names of what is imported; `from a import b` gives a.b, be it a module or not."""
+    """Return the full names of all imports; `from a import b` gives a.b, whether or not b is a module."""
     names = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -64,7 +64,7 @@ def imported(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def run_ever(tree: ast.AST, leave_out: tuple[type, ...] = ()) -> Iterator[ast.AST]:
-    """All nodes but those for type checkers alone, and those inside nodes of the types to leave out."""
+    """Yield all nodes, except those for type checkers only and those inside the types in `leave_out`."""
     for node in ast.iter_child_nodes(tree):
         types_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         if not types_only and not isinstance(node, leave_out):
@@ -73,12 +73,12 @@ def run_ever(tree: ast.AST, leave_out: tuple[type, ...] = ()) -> Iterator[ast.AS
 
 
 def run_at_import(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that importing the module runs: nothing inside functions."""
+    """Yield the nodes that run on import: none inside functions."""
     return run_ever(tree, (ast.FunctionDef, ast.AsyncFunctionDef))
 
 
 def within(name: str) -> str | None:
-    """The module of the package that an imported name means; None for another package's."""
+    """Return the package's module that an imported name refers to; None for other packages."""
     parts = name.split(".")
     if parts[0] != PACKAGE.name:
         return None
@@ -94,14 +94,14 @@ def outside(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-# Being moved.
+# Modules whose imports are still to be mended.
 TO_MEND: dict[str, set[str]] = {}
 
 USES = {name: {inner for i in imported(run_ever(tree)) if (inner := within(i))} for name, tree in TREES.items()}
 
 
 def reached(name: str) -> set[str]:
-    """The module and all that it imports, directly or not."""
+    """Return the module and all modules that it imports, directly or indirectly."""
     found, todo = set(), {name}
     while todo:
         found |= todo
@@ -110,7 +110,7 @@ def reached(name: str) -> set[str]:
 
 
 def folder(name: str) -> str:
-    """The folder of a module, which is its layer."""
+    """Return the folder of a module, which is its layer."""
     return name.rpartition(".")[0]
 
 
@@ -200,7 +200,7 @@ def test_docstrings_and_comments_are_no_code():
 
 
 def _code(text: str) -> str:
-    """A module without comments and without strings that nobody uses."""
+    """Return the code of a module without comments and unused strings."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):

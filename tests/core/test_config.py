@@ -1,4 +1,4 @@
-"""Every preset survives its JSON and keeps its promises; a config.json that is wrong is refused by name."""
+"""Presets survive JSON and match their descriptions; a wrong config.json is refused by name."""
 
 import dataclasses
 import json
@@ -89,7 +89,7 @@ def test_recipes_only_ever_add():
 
 
 def altered(name: str, value: object) -> dict:
-    """The default configuration's JSON with one value changed or added."""
+    """Return the default configuration's JSON with one value changed or added."""
     data = json.loads(json.dumps(to_dict(TrainConfig())))
     *groups, last = name.split(".")
     group = data

@@ -1,4 +1,4 @@
-"""Files: known digests; parts as they are; the old content or the new one, and nothing beside it."""
+"""Files: known digests, exact parts, and atomic writes that leave the old content or the new."""
 
 import ast
 import contextlib
@@ -39,7 +39,7 @@ def test_parts_are_those_of_the_file_and_whole(tmp_path):
         for offset, size in ((len(content) - 1, 2), (len(content) + 5, 1), (0, 30_000)):
             with pytest.raises(OSError, match="ends before"):
                 file.read(offset, size)
-        path.write_bytes(content[:150])  # the very file, cut short
+        path.write_bytes(content[:150])  # truncates the open file
         assert file.read(100, 50) == content[100:150]
         with pytest.raises(OSError, match="ends before"):
             file.read(100, 100)
@@ -97,7 +97,7 @@ WRITING = {
 }
 MODES = {"w", "a", "x", "+"}
 MEMORY = "into memory"
-ELSEWHERE = {  # what writes without `write_atomic`, and why that leaves nothing half-written
+ELSEWHERE = {  # functions that write without `write_atomic`, and why no half-written file is left
     "jaxlesion/core/files.py write_atomic": "the one that the others go through",
     "jaxlesion/learning/checkpoint.py save": "Orbax writes into a folder that it renames",
     "jaxlesion/learning/loop.py train_batches": "through Checkpoints.save",
@@ -112,14 +112,14 @@ ELSEWHERE = {  # what writes without `write_atomic`, and why that leaves nothing
     "jaxlesion/reporting/plots.py png": MEMORY,
     "experiments/augmentation_sheet.py draw_sheet": MEMORY,
 }
-SCRATCH = {  # these make what they compare or measure, each time anew, in a folder of its own
+SCRATCH = {  # these write only temporary files, in a fresh folder each time
     "port_parity.py",
     "scale.py",
 }
 
 
 def writing(path: Path) -> set[str]:
-    """Functions of a source file that hold a call that may write a file."""
+    """Return the names of the functions in a source file that may write a file."""
     found = set()
 
     def visit(node: ast.AST, inside: str) -> None:

@@ -1,4 +1,4 @@
-"""The recipes by Albumentations: pixels are a function of (seed, epoch, row), and flips are independent."""
+"""The recipes in Albumentations: pixels are a function of (seed, epoch, row), and flips are independent."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +18,7 @@ def image() -> np.ndarray:
 
 @pytest.mark.parametrize("recipe", ["light", "full"])
 def test_the_same_pixels_whatever_the_threads(image, recipe):
-    """Eight threads in random order, among whom one function is shared, against one thread in order."""
+    """Compare eight threads in random order, which share one function, with one thread in order."""
     places = [(epoch, row) for epoch in range(2) for row in range(150)]
     serial = augmenter(RECIPES[recipe], 7)
     expected = {place: serial(image, *place) for place in places}
@@ -51,7 +51,7 @@ def test_type_and_shape_are_kept_and_the_input_is_not_written_to(recipe, size):
 
 
 def test_all_eight_symmetries_occur_equally_often(image):
-    """Within 4.5 standard errors, seeded. One stream per transform with the same seed would give four of the eight."""
+    """Allow 4.5 standard errors, seeded. If all transforms shared one seed, only four of the eight would occur."""
     symmetries = [np.rot90(flipped, k).tobytes() for flipped in (image, image[:, ::-1]) for k in range(4)]
     augment = augmenter(RecipeSpec(flips=True, rot90=True), 0)
     counts = np.bincount([symmetries.index(augment(image, 0, row).tobytes()) for row in range(ROWS)], minlength=8)
@@ -77,7 +77,7 @@ def test_levels_reach_the_limits_of_the_recipe_and_stay_within(spec, low, high):
     grey, augment = np.full((3, 3, 3), 100, np.uint8), augmenter(spec, 0)
     levels = np.array([augment(grey, 0, row) for row in range(300)], float)
     assert (levels.std((1, 2, 3)) == 0).all()
-    assert low - 1 <= levels.min() < low + 0.15 * (high - low)  # cut to whole levels
+    assert low - 1 <= levels.min() < low + 0.15 * (high - low)  # truncated to whole levels
     assert high - 0.15 * (high - low) < levels.max() <= high
 
 

@@ -9,7 +9,7 @@ DIGEST = "0" * 64
 
 
 def image(isic_id: str) -> np.ndarray:
-    """Stand in for decoding: another image for each id."""
+    """Stand in for decoding: return a different image for each id."""
     return np.random.default_rng(ord(isic_id)).integers(0, 256, (6, 6, 3), dtype=np.uint8)
 
 

@@ -13,7 +13,7 @@ from jaxlesion.data.dataset import fingerprint, open_dataset
 
 @pytest.fixture
 def hdf5(demo, tmp_path) -> Path:
-    """Copy the demo lesions to a folder that may be spoilt."""
+    """Copy the demo lesions to a folder that tests may damage."""
     return Path(shutil.copytree(demo, tmp_path / "hdf5"))
 
 

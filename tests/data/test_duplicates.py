@@ -1,4 +1,4 @@
-"""Images with the same pixels are found whatever file they are in, and nothing else is."""
+"""Images with the same pixels are found in any file format; all other images are not."""
 
 import shutil
 
@@ -60,7 +60,7 @@ def test_an_undoubled_set_has_none(tiny_run):
 
 
 def test_real_crops_have_none(real):
-    """Of the malignant ones and as many others, for the sake of time."""
+    """Compare only the malignant crops and 200 others, to save time."""
     lesions = pd.read_csv(real / "train-metadata.csv", dtype={"isic_id": str})
     some = pd.concat([lesions[lesions["target"] == 1], lesions.iloc[:200]])["isic_id"]
     with open_images(real / "train-image.hdf5") as images:

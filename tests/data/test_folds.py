@@ -1,4 +1,4 @@
-"""Folds are scikit-learn's, no group is in two of them, and the draw of negatives is a function of (seed, fold)."""
+"""Folds equal scikit-learn's, no group is in two, and sampled negatives are a function of (seed, fold)."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ SIX = pd.DataFrame({"isic_id": list("abcdef"), "patient_id": list("ppqqrr"), "ta
 
 @pytest.fixture(scope="module")
 def lesions() -> pd.DataFrame:
-    """2,000 rows of 60 patients, about 3 % malignant, with folds."""
+    """Return 2,000 rows of 60 patients, about 3 % malignant, with folds."""
     rng = np.random.default_rng(5)
     table = pd.DataFrame(
         {
@@ -43,7 +43,7 @@ def refused(action, *parts: str) -> None:
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=200), st.integers(2, 7))
 def test_the_largest_group_goes_to_the_smallest_fold(groups, n):
-    """The folds of runs that are there stay, whatever a later scikit-learn does."""
+    """Pin the assignment: a later scikit-learn must not change the folds of existing runs."""
     names, group, size = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < n:
         refused(lambda: group_kfold(np.array(groups), n), f"{n} folds", "--folds.n")
@@ -68,7 +68,7 @@ def test_no_group_is_in_two_folds_and_none_is_empty(lesions):
 
 
 def test_folds_follow_the_patients_when_rows_are_permuted(lesions):
-    """Group sizes decide; among groups of one size, the sorted names do."""
+    """Assign by group size; among groups of equal size, by sorted name."""
     shuffled = assign(lesions.sample(frac=1, random_state=1).reset_index(drop=True), FoldsConfig())
     folds = [dict(zip(table["isic_id"], table["fold"], strict=True)) for table in (lesions, shuffled)]
     assert folds[0] == folds[1]
@@ -219,7 +219,7 @@ def test_the_draw_is_a_function_of_seed_and_fold(lesions):
 
 
 def test_every_fold_and_purpose_has_a_draw_of_its_own():
-    """Of two folds, what one trains on the other validates on: 200 rows in four draws, as places among the eligible."""
+    """Compare four samples of 200 eligible rows: two folds, each sampled for training and for validation."""
     table = pd.DataFrame({"target": np.int8([1, 1] + [0] * 400), "fold": np.int8([0, 1] * 201)})
     some = SamplingConfig(negatives_kept=0.2)
     draws = [tuple(rows_of(table, k, some, 0) // 2) for k in (0, 1) for rows_of in (training_rows, validation_rows)]
@@ -228,7 +228,7 @@ def test_every_fold_and_purpose_has_a_draw_of_its_own():
 
 
 def test_the_draw_goes_by_position(lesions):
-    """Of other rows in the same places the same places are drawn: a run keeps its order in folds.csv for that."""
+    """Sample the same positions after renaming the rows; therefore a run keeps its order in folds.csv."""
     some = SamplingConfig(negatives_kept=0.2)
     renamed = lesions.assign(isic_id=lesions["isic_id"].to_numpy()[::-1])
     assert training_rows(renamed, 1, some, 0).tolist() == training_rows(lesions, 1, some, 0).tolist()

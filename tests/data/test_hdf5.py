@@ -1,4 +1,4 @@
-"""Every way to lay bytes in an HDF5 file reads the same; whatever leads out of the file is refused by name."""
+"""All HDF5 layouts of the same bytes read alike; links out of the file are refused by name."""
 
 import os
 import zlib
@@ -13,12 +13,12 @@ from jaxlesion.data import hdf5
 from jaxlesion.data.hdf5 import MAX_BYTES, MAX_CHUNKS, index_hdf5, kept_index
 from jaxlesion.data.sources import open_images
 
-IMAGE = bytes(range(256)) * 6  # what they mean does not matter here
+IMAGE = bytes(range(256)) * 6  # any bytes will do
 SECRET = b"the contents of another file"
 
 
 def refused(action, *parts: str) -> None:
-    """`action` raises an InputError of one line that contains every part."""
+    """Assert that `action` raises a one-line InputError that contains every part."""
     with pytest.raises(InputError) as caught:
         action()
     assert "\n" not in str(caught.value)
@@ -55,7 +55,7 @@ def add_shuffled(file):
 
 
 def add_chunk_left_as_it_is(file):
-    """HDF5 leaves a filter out of a chunk where it does not pay."""
+    """Add a chunk that HDF5 stores without its filter, as compression would not shrink it."""
     image = np.frombuffer(IMAGE, np.uint8)
     dataset = file.create_dataset("x", image.shape, np.uint8, chunks=image.shape, compression="gzip", shuffle=True)
     dataset.id.write_direct_chunk((0,), IMAGE, filter_mask=2)
@@ -249,7 +249,7 @@ def bomb(megabytes: int) -> bytes:
 
 
 def add_compressed_bomb(file, secret):
-    """200 KB that HDF5 inflates to 200 MB, though the dataset and its chunk say 1 MiB."""
+    """Add 200 KB that HDF5 inflates to 200 MB, although dataset and chunk declare 1 MiB."""
     dataset = file.create_dataset("x", (2**20,), np.uint8, chunks=(2**20,), compression="gzip")
     dataset.id.write_direct_chunk((0,), bomb(200))
 
@@ -260,8 +260,10 @@ def add_chunk_that_is_short(file, secret):
 
 
 def add_chunk_without_its_checksum(file, secret):
-    """One flipped bit, and the four bytes gone by which zlib would see it."""
-    noise = np.random.default_rng(0).integers(0, 256, 1000, np.uint8).tobytes()  # is stored as it is, so flips decode
+    """Add a chunk with one flipped bit, without the four-byte checksum by which zlib would detect it."""
+    noise = (
+        np.random.default_rng(0).integers(0, 256, 1000, np.uint8).tobytes()
+    )  # incompressible: flipped bits still decode
     packed = bytearray(zlib.compress(noise)[:-4])
     packed[500] ^= 1
     dataset = file.create_dataset("x", (1000,), np.uint8, chunks=(1000,), compression="gzip")
@@ -306,7 +308,7 @@ REFUSED = {
     add_shuffled_text: "otherwise than by gzip",
     add_tiny_chunks: "too many chunks",
 }
-# What shows only when the image is read.
+# Faults that appear only when the image is read.
 REFUSED_IN_READING = {
     add_compressed_bomb: "damaged chunk",
     add_chunk_that_is_short: "damaged chunk",
@@ -340,7 +342,7 @@ def test_what_leads_astray_is_refused_by_name_and_spares_the_rest(tmp_path, add)
 
 
 def most_resident() -> int:
-    """In bytes, of this process."""
+    """Return the peak resident memory of this process, in bytes (Linux)."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
 
@@ -360,7 +362,7 @@ def test_what_shows_in_reading_is_refused_by_name_and_takes_no_memory(tmp_path, 
     with open_images(path) as source:
         source.require(["good", "x"])
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # from here on the most memory counts (Linux)
+            file.write("5")  # resets the peak of resident memory (Linux)
         resident = most_resident()
         refused(lambda: source.read("x"), str(path), "image x ", REFUSED_IN_READING[add])
         assert most_resident() - resident < 50e6
@@ -397,7 +399,7 @@ def test_a_link_put_in_after_opening_is_not_followed(tmp_path):
 )
 @pytest.mark.parametrize("add", [add_plain, add_chunked, add_compressed, add_compact])
 def test_cut_short_after_opening_it_is_refused_and_the_process_lives(tmp_path, add):
-    """With a memory map a signal would end the process: the page that was read is no longer there."""
+    """Read a page that no longer exists: with a memory map, a signal would end the process."""
     path = tmp_path / "images.hdf5"
     with h5py.File(path, "w") as file:
         file["before"] = np.zeros(100_000, np.uint8)
@@ -448,7 +450,7 @@ def test_nothing_and_empty_places_are_named(tmp_path):
 
 @pytest.fixture
 def indexed(tmp_path, monkeypatch):
-    """Return an HDF5 file whose index is kept, the folder of that index, and a list of the times it was rebuilt."""
+    """Return an HDF5 file whose index is saved, the index's folder, and a list that grows at each rebuild."""
     path, folder = tmp_path / "images.hdf5", tmp_path / "cache"
     write_images(path, ["a", "b", "c", "d"])
     kept_index(path, folder, at_least=3)
@@ -465,7 +467,7 @@ def write_images(path, ids, size=100):
 
 
 def assert_true(index, path):
-    """Every image of the index is the one that h5py reads."""
+    """Assert that the index has the same images as h5py reads."""
     with h5py.File(path) as file:
         assert sorted(index.ids) == sorted(file)
         for isic_id, offset, size in zip(index.ids, index.offset, index.size, strict=True):
@@ -487,13 +489,13 @@ def test_an_index_is_found_once(indexed):
 def test_another_file_of_the_same_name_size_and_time_is_noticed(indexed):
     path, folder, made = indexed
     before = path.stat()
-    write_images(path, ["d", "c", "b", "a"])  # the same places, by other names
+    write_images(path, ["d", "c", "b", "a"])  # the same positions under other names
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     assert_true(kept_index(path, folder, at_least=3), path)
     assert len(made) == 1
     assert_true(kept_index(path, folder, at_least=3), path)
-    assert len(made) == 1  # and that is kept in its place
+    assert len(made) == 1  # the new index is saved in its place
 
 
 def test_other_pixels_in_the_same_places_need_no_other_index(indexed):
@@ -517,7 +519,7 @@ def test_a_damaged_index_is_made_anew(indexed):
     for content in damaged:
         kept.write_bytes(content)
         assert_true(kept_index(path, folder, at_least=3), path)
-    assert made  # though some of the flips are in what nobody reads, such as times in the archive
+    assert made  # some flips are in unread bytes, such as the archive's timestamps
     kept.write_bytes(b"")
     kept_index(path, folder, at_least=3)
     assert kept.read_bytes() == whole

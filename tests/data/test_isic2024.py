@@ -1,4 +1,4 @@
-"""Prepared or not, the lesions are the same: rows, folds, bytes and pixels; and nothing asks the network."""
+"""The prepared TFDS data equal the files: rows, folds, bytes and pixels; nothing uses the network."""
 
 import shutil
 import socket
@@ -44,7 +44,7 @@ def prepared(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(prepared: Path, tmp_path: Path) -> Path:
-    """Copy a version folder that may be damaged."""
+    """Copy a version folder, so that tests may damage it."""
     return shutil.copytree(prepared / VERSION, tmp_path / "copy")
 
 
@@ -86,7 +86,7 @@ def test_real_crops(real: Path, tmp_path: Path) -> None:
 
 
 def test_folder_of_images_and_an_odd_table(tmp_path: Path) -> None:
-    """A byte order mark, CRLF, mixed types, empty cells, unknown columns, a PNG; the CSV's order, and no test split."""
+    """Prepare from an odd table (byte order mark, CRLF, mixed types, unknown columns), a PNG, and no test split."""
     competition = tmp_path / "competition"
     (competition / "train-image" / "image").mkdir(parents=True)
     for name in ("z.jpg", "a.png", "m.jpeg"):

@@ -1,4 +1,4 @@
-"""Untidy tables are read; whatever else a file holds is one line that says where, and never a traceback."""
+"""Untidy tables are read; any other content is a one-line error with its place, never a traceback."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ def refused(action, *parts: str) -> None:
         assert part in str(caught.value)
 
 
-# what is normal
+# normal tables
 
 
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
@@ -89,7 +89,7 @@ def test_two_other_columns_of_one_name_are_both_kept(read):
 
 
 def test_a_table_read_in_chunks_is_the_one_read_whole(tmp_path, demo):
-    """Columns that are whole numbers, empty, or text in some of the chunks, and in others not, among them."""
+    """Include columns whose type differs between chunks: whole numbers, empty, or text."""
     columns = {
         "whole": "123456", "broken": ["1", "2", "3", "4", "5.5", ""], "late": ["", "", "", "", "x", ""],
         "mixed": ["1", "2", "3", "4", "x", "6"], "empty": [""] * 6, "flag": ["True", "False", "", "", "", "True"],
@@ -135,10 +135,10 @@ def test_the_columns_of_the_demo(demo):
     train = read_lesions(demo / "train-metadata.csv")
     test = read_lesions(demo / "test-metadata.csv", labelled=False)
     assert feature_columns(train) == feature_columns(test)
-    assert len(train.columns) - len(test.columns) == 11  # target, and what only the training file has
+    assert len(train.columns) - len(test.columns) == 11  # target and the other columns of the training file only
 
 
-# what is refused
+# refused tables
 
 
 @pytest.mark.fault(
@@ -203,7 +203,7 @@ def test_no_such_file(tmp_path):
 
 
 def test_very_many_columns(read):
-    """pandas would take seconds for 100,000; the limit is far above any table of lesions."""
+    """Refuse 100,000 columns, which take pandas seconds; the limit is far above any table of lesions."""
 
     def wide(columns: int) -> str:
         extra = range(columns - 3)
@@ -222,7 +222,7 @@ def test_shown_is_short_and_on_one_line():
     assert [shown(nothing) for nothing in (None, pd.NA, float("nan"))] == ["empty"] * 3
 
 
-# any bytes at all
+# arbitrary bytes
 
 CELLS = st.one_of(
     st.sampled_from(["isic_id", "target", "patient_id", "a", "b", "0", "1", "", "NA", '"', "\0", "1e999", "\ufeff"]),

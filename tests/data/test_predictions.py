@@ -1,4 +1,4 @@
-"""Every float comes back as it was, empty means unknown, and a bad cell is named with its line and lesion."""
+"""Floats survive exactly, empty cells mean unknown, and errors give the line and lesion of a bad cell."""
 
 import numpy as np
 import pandas as pd
@@ -77,7 +77,7 @@ def test_unknown_is_empty(tmp_path):
 
 
 def test_written_again_a_file_is_the_same(tmp_path):
-    """Also where some rows have a fold and others none."""
+    """Include a table in which only some rows have a fold."""
     tables = [predictions_table(LESIONS, THREE, "a", 1), predictions_table(LESIONS[["isic_id"]], THREE, "mean")]
     for name in ("one", "two"):
         write_predictions(tmp_path / name, concatenate(tables))

@@ -1,4 +1,4 @@
-"""The real crops come through whole; in a folder and in a header, whatever leads astray is refused by name."""
+"""Real crops are read intact; misleading names, links and headers are refused by name."""
 
 import os
 import random
@@ -44,7 +44,7 @@ def encode(suffix: str, pixels: np.ndarray, *options: int) -> bytes:
 
 
 def refused(action, *parts: str) -> None:
-    """`action` raises an InputError of one line that contains every part."""
+    """Assert that `action` raises a one-line InputError that contains every part."""
     with pytest.raises(InputError) as caught:
         action()
     assert "\n" not in str(caught.value)
@@ -238,7 +238,7 @@ def with_segment(jpeg: bytes, marker: int, content: bytes) -> bytes:
 
 
 def test_exif_orientation_is_not_applied(jpeg):
-    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)  # turn by 90 degrees
+    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)  # rotate by 90 degrees
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + orientation + bytes(4)
     turned = with_segment(jpeg, 0xFFE1, exif)
     assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (60, 40, 3)  # the tag is understood
@@ -251,7 +251,7 @@ def test_fill_bytes_and_padding_are_harmless(jpeg):
 
 
 def set_sof(jpeg: bytes, **fields: int) -> bytes:
-    """Return the same file with another claim in its baseline start of frame."""
+    """Return the same file with a changed baseline start of frame."""
     at = jpeg.index(b"\xff\xc0\x00\x11\x08")
     claim = {"marker": 0xFFC0, "length": 17, "precision": 8, "height": 40, "width": 60, "channels": 3} | fields
     return jpeg[:at] + struct.pack(">HHBHHB", *claim.values()) + jpeg[at + 10 :]
@@ -334,8 +334,8 @@ def test_changed_bytes_are_decoded_or_refused(request, kind, capfd):
             outcomes.add("decoded")
         except InputError as error:
             outcomes.add(str(error)[:13])
-    assert outcomes == ({"image ISIC_1 "} if kind == "png" else {"decoded", "image ISIC_1 "})  # a PNG has check sums
-    capfd.readouterr()  # libjpeg's remarks
+    assert outcomes == ({"image ISIC_1 "} if kind == "png" else {"decoded", "image ISIC_1 "})  # a PNG has checksums
+    capfd.readouterr()  # libjpeg's warnings
 
 
 def test_what_needs_no_decoding_to_be_seen_is_seen_without(jpeg, png, monkeypatch):

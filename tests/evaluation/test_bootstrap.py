@@ -1,4 +1,4 @@
-"""The bootstrap against the metrics of rows that were really drawn, against its anchors, and against the truth."""
+"""The bootstrap against metrics of physically resampled rows, known values, and simulated truth."""
 
 import math
 
@@ -20,7 +20,7 @@ HEADLINE = {
 
 
 def draw(seed: int = 0, patients: int = 12, rows: int = 90, share: float = 0.2, digits: int = 16):
-    """Patient, target and prediction of rows whose scores resemble each other within a patient."""
+    """Return patient, target and prediction, each [rows], with scores correlated within a patient."""
     rng = np.random.default_rng(seed)
     patient = rng.integers(patients, size=rows)
     target = (rng.random(rows) < share).astype(int)
@@ -29,7 +29,7 @@ def draw(seed: int = 0, patients: int = 12, rows: int = 90, share: float = 0.2, 
 
 
 def drawn_rows(target, cluster, draws, seed):
-    """The rows of every draw, physically."""
+    """Yield the row numbers of each resample, with repeats."""
     code, sizes, _ = intervals._strata(target, cluster)
     for weight in np.concatenate(list(intervals._weights(sizes, draws, 3, seed))):
         yield np.repeat(np.arange(len(target)), weight[code].astype(int))
@@ -118,7 +118,7 @@ def test_difference_tells_better_from_alike():
     low, high, p = difference(good, bad)
     assert low > 0.1
     assert high < 0.5
-    assert p == pytest.approx(2 / 301)  # no draw of 300 on the other side
+    assert p == pytest.approx(2 / 301)  # none of 300 resamples is on the other side
     assert difference(bad, good) == pytest.approx((-high, -low, p))
     low, high, p = difference(good, alike)
     assert low < 0 < high
@@ -155,7 +155,7 @@ def test_what_patients_cannot_tell_has_no_interval():
     _, target, prediction = draw(9)
     alone = resample(target, [Scores(prediction)], np.zeros(len(target)), resamples=20).samples[0]
     assert all(interval(sample) is None for sample in alone.values())
-    patient = np.where(target == 1, -1, np.arange(len(target)))  # all malignant rows are one patient's
+    patient = np.where(target == 1, -1, np.arange(len(target)))  # all malignant rows belong to one patient
     one_malignant = resample(target, [Scores(prediction)], patient, resamples=200).samples[0]
     assert interval(one_malignant["roc_auc"]) is None
     assert interval(one_malignant["accuracy"]) is not None
@@ -169,7 +169,7 @@ def test_what_cannot_be_drawn_is_refused():
 
 
 def simulate(rng, patients=100, lesions=8, shift=1.5):
-    """A set whose AUC over pairs of different patients is Phi(shift / 2): both variances are 1."""
+    """Return patient, target, prediction [rows], and their true AUC between patients, Phi(shift / 2)."""
     patient = np.repeat(np.arange(patients), lesions)
     target = rng.random(len(patient)) < np.repeat(0.3 * (rng.random(patients) < 0.7), lesions)
     score = shift * target + np.repeat(rng.normal(size=patients), lesions) + rng.normal(size=len(patient))
@@ -177,7 +177,7 @@ def simulate(rng, patients=100, lesions=8, shift=1.5):
 
 
 def coverage(sets: int, draws: int, by_patient: bool, seed: int = 0) -> float:
-    """Share of simulated sets whose interval holds the true AUC."""
+    """Return the share of simulated sets whose interval contains the true AUC."""
     rng, held = np.random.default_rng(seed), 0
     for i in range(sets):
         patient, target, prediction, truth = simulate(rng)

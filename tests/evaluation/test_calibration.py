@@ -1,4 +1,4 @@
-"""The corrected prior gives the posterior of all rows, the temperature is the best, and no fold is fitted on itself."""
+"""Prior correction gives the posterior, the temperature is optimal, and no fold is fitted on itself."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def refused(action, *parts: str) -> None:
 
 @pytest.mark.parametrize("pos_weight", [1.0, 4.0])
 def test_what_is_learnt_from_sampled_rows_becomes_the_posterior_of_all_rows(pos_weight):
-    """Four kinds of images; exactly 1 in 100 benign rows of each is kept; the weighted loss is minimised for real."""
+    """Minimise the weighted loss on four kinds of images, with exactly 1 in 100 benign rows of each kept."""
     malignant, benign = np.array([1, 3, 10, 40]), np.array([200_000, 90_000, 30_000, 5_000])
     kept = benign // 100
     kind = np.tile(np.arange(4), 2)
@@ -54,7 +54,7 @@ def test_what_is_learnt_from_sampled_rows_becomes_the_posterior_of_all_rows(pos_
 def test_simulated_scores_become_calibrated(rng):
     target = rng.random(400_000) < 0.01
     score = rng.normal(2.0 * target)
-    truth = sigmoid(logit(0.01) + 2 * score - 2)  # two normals of deviation 1, 2 apart
+    truth = sigmoid(logit(0.01) + 2 * score - 2)  # two normals of standard deviation 1 with means 2 apart
     kept = target | (rng.random(len(target)) < 0.05)
     sampled = 1 / (1 + np.exp(-(logit(0.01) - np.log(0.05) + 2 * score - 2)))  # the posterior of kept rows
     assert sampled[kept].mean() == pytest.approx(target[kept].mean(), rel=0.02)
@@ -91,7 +91,7 @@ def test_saturated_predictions_stay_finite_and_last():
 
 
 def calibrated_rows(scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of which exactly the predicted share is malignant, and their log odds times `scale`."""
+    """Return rows with exactly the predicted share of malignant ones, and their log odds times `scale`."""
     shares = [(1, 99), (5, 45), (20, 20), (9, 1)]
     target = np.concatenate([np.repeat([1, 0], pair) for pair in shares])
     return target, scale * np.concatenate([np.full(a + b, np.log(a / b)) for a, b in shares])
@@ -125,7 +125,7 @@ def test_what_has_no_finite_optimum_stops_at_the_ends():
 
 
 def newton(target: np.ndarray, z: np.ndarray) -> float:
-    """The temperature by Newton's method on the loss as a function of 1 / T, from 1."""
+    """Return the temperature by Newton's method on the loss as a function of 1 / T, from 1."""
     inverse = 1.0
     for _ in range(100):
         p = sigmoid(inverse * z)
@@ -153,7 +153,7 @@ NEGATIVES = {0: (10, 100), 2: (30, 100), 3: (50, 100)}
 
 @pytest.fixture
 def columns(rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """target, prediction and fold of 900 held-out rows."""
+    """Return target, prediction and fold of 900 held-out rows."""
     fold = np.repeat([0, 2, 3], 300)
     target = (rng.random(900) < 0.2).astype(int)
     prediction = sigmoid(rng.normal(2 * target - 1, 1 + fold / 4)).astype(np.float32)
@@ -220,16 +220,16 @@ def test_new_rows_get_the_mean_of_the_folds_calibrated_probabilities(columns, rn
     each = rng.random((5, 2)).astype(np.float32)
     expected = [
         sigmoid((logit(each[:, i]) + np.log(r)) / found.temperature) for i, r in enumerate((0.5, 0.1))
-    ]  # of folds 3 and 0
+    ]  # from folds 3 and 0
     np.testing.assert_allclose(found.new_rows(each, ["fold_3/9", "fold_0/8"]), np.mean(expected, 0), rtol=1e-12)
     refused(lambda: found.new_rows(each, ["fold_3/9", "fold_0/7"]), "fold_0/7", "--checkpoint last")
 
 
 def test_a_mean_of_probabilities_adds_up_to_the_malignant_rows_and_one_of_logits_does_not(rng):
-    """Five folds, each right about what it sees: a score with a noise of its own, malignant rows at 1 in 500."""
+    """Combine five calibrated folds, whose scores have independent noise; 1 in 500 rows is malignant."""
     target = rng.random(400_000) < 0.002
     score = rng.normal(2.0 * target)[:, None] + rng.normal(size=(len(target), 5))
-    z = logit(0.002) + score - 1  # two normals of variance 2, 2 apart
+    z = logit(0.002) + score - 1  # two normals of variance 2 with means 2 apart
     fold = {"negatives": 1, "negatives_kept": 1, "offset": 0.0, "rows": 1, "positives": 1, "temperature": None}
     found = Calibration(1.0, tuple(FoldCalibration(fold=k, model=f"fold_{k}/1", **fold) for k in range(5)))
     mean = found.new_rows(sigmoid(z), [f"fold_{k}/1" for k in range(5)])
@@ -237,11 +237,11 @@ def test_a_mean_of_probabilities_adds_up_to_the_malignant_rows_and_one_of_logits
     assert sigmoid(z.mean(1)).sum() < 0.8 * target.sum()
 
 
-# what is stored
+# stored values
 
 
 def test_what_is_stored_is_read_back(columns):
-    for rows in (slice(None), slice(300)):  # of several folds, and of one
+    for rows in (slice(None), slice(300)):  # several folds, and one
         found = fit(*(c[rows] for c in columns), MODELS, NEGATIVES, 1.0)
         assert from_dict(json.loads(json.dumps(dataclasses.asdict(found))), "c.json") == found
 

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, against their anchors, and against what others printed for real predictions."""
+"""Metrics against scikit-learn, known values, and published values for real predictions."""
 
 import csv
 import math
@@ -63,13 +63,13 @@ def draw(kind: str):
 
 
 def challenge_score(target, prediction, m: float = 0.2) -> float:
-    """The score by way of scikit-learn's standardised partial area."""
+    """Return the challenge's pAUC, computed from scikit-learn's standardised partial area."""
     s = reference.roc_auc_score(1 - target, -prediction, max_fpr=m)
     return 0.5 * m * m + (m - 0.5 * m * m) / 0.5 * (s - 0.5)
 
 
 def expected_operating_points(target, prediction):
-    """By way of scikit-learn's curve, its rates turned back into counts."""
+    """Return sensitivity at two specificities and the reverse, from scikit-learn's curve with exact counts."""
     negatives, positives = (1 - target).sum(), target.sum()
     fpr, tpr, _ = reference.roc_curve(target, prediction, drop_intermediate=False)
     specificity = (negatives - np.rint(fpr * negatives)) / negatives
@@ -80,7 +80,7 @@ def expected_operating_points(target, prediction):
 
 
 def expected_ece(target, prediction, bins=15):
-    """By way of scikit-learn's curve, weighted by the rows of its bins."""
+    """Return the calibration error from scikit-learn's curve, weighted by the rows of its bins."""
     observed, predicted = calibration_curve(target, prediction, n_bins=bins)
     rows = np.bincount(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], prediction))
     return (rows[rows > 0] * np.abs(observed - predicted)).sum() / len(target)
@@ -129,7 +129,7 @@ def test_summary_equals_sklearn(kind, threshold):
     target, prediction = draw(kind)
     summary = registry.summary(target, prediction, threshold)
     assert list(summary) == KEYS
-    assert {type(value) for value in summary.values()} == {int, float}  # plain, so that JSON takes them
+    assert {type(value) for value in summary.values()} == {int, float}  # plain Python types, for JSON
     assert summary == pytest.approx(expected_summary(target, prediction, threshold), **EXACT)
 
 
@@ -214,7 +214,7 @@ def test_a_cluster_of_weight_zero_is_not_there():
     statistics = Rows(target, prediction, cluster, 3, {}).weighted(np.array([[1.0, 0, 2], [0, 0, 0], [0, 1, 0]]))
     left = np.concatenate([np.flatnonzero(cluster == 0), np.repeat(np.flatnonzero(cluster == 2), 2)])
     for metric in (*AREAS, *PROBABILISTIC):
-        with np.errstate(invalid="ignore"):  # of no rows at all
+        with np.errstate(invalid="ignore"):  # no rows
             found = metric.weighted(statistics)
         expected = [metric(target[rows], prediction[rows]) for rows in (left, cluster == 1)]
         assert found[[0, 2]] == pytest.approx(expected, **EXACT)
@@ -250,7 +250,7 @@ def test_perfect_and_reversed(n, positives):
     assert perfect["brier"] == perfect["ece"] == perfect["hamming"] == 0
     for key in ("roc_auc", "pauc", "accuracy", "specificity", "macro_f1", "weighted_f1", "malignant_recall"):
         assert inverted[key] == pytest.approx(0, **EXACT)
-    assert inverted["pr_auc"] == pytest.approx(positives / n, **EXACT)  # both values tie within their class
+    assert inverted["pr_auc"] == pytest.approx(positives / n, **EXACT)  # all rows of a class tie
     assert inverted["log_loss"] == pytest.approx(-np.log(np.finfo(float).eps))
     assert inverted["brier"] == inverted["ece"] == inverted["hamming"] == 1
     assert all(inverted[key] == 0 for key in OPERATING)
@@ -270,7 +270,7 @@ def test_random_and_constant():
     assert metrics.log_loss(target, constant) == pytest.approx(np.log(2), **EXACT)
     assert metrics.brier_score(target, constant) == 0.25
     assert metrics.expected_calibration_error(target, constant) == pytest.approx(0.5 - target.mean(), **EXACT)
-    assert metrics.sensitivity_at_specificity(target, constant, 0.9) == 0  # calls all malignant, or nothing
+    assert metrics.sensitivity_at_specificity(target, constant, 0.9) == 0  # calls all rows malignant, or none
     assert metrics.specificity_at_sensitivity(target, constant, 0.9) == 0
     assert metrics.sensitivity_at_specificity(target, noise, 0.9) == pytest.approx(0.1, abs=0.01)
     assert metrics.expected_calibration_error(target, np.full(len(target), target.mean())) == pytest.approx(0, abs=1e-9)
@@ -296,7 +296,7 @@ def test_class_never_predicted_has_precision_zero():
     assert figures["malignant_precision"] == figures["malignant_recall"] == figures["malignant_f1"] == 0
     assert figures["benign_precision"] == pytest.approx(2 / 3)
     assert figures["macro_precision"] == pytest.approx(1 / 3)
-    absent = registry.classification([0, 0], [0.1, 0.2])  # macro keeps the class without rows
+    absent = registry.classification([0, 0], [0.1, 0.2])  # the macro mean includes a class without rows
     assert absent["malignant_f1"] == 0
     assert absent["macro_f1"] == 0.5
     assert absent["weighted_f1"] == 1
@@ -358,7 +358,7 @@ def test_the_wanted_sensitivity_and_specificity_are_reached_at_an_attained_point
     assert metrics.sensitivity_at_specificity(target, prediction, 0.75) == 1
     assert metrics.sensitivity_at_specificity(target, prediction, 0.76) == 0.5
     assert metrics.specificity_at_sensitivity(target, prediction, 0) == 1
-    assert metrics.specificity_at_sensitivity([0, 1], [0.9, 0.1], 0) == 1  # nothing called
+    assert metrics.specificity_at_sensitivity([0, 1], [0.9, 0.1], 0) == 1  # no row called malignant
     assert metrics.specificity_at_sensitivity(target, prediction, 0.5) == 1
     assert metrics.specificity_at_sensitivity(target, prediction, 0.51) == 0.75
 

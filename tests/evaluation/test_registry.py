@@ -1,4 +1,4 @@
-"""A line of the registry is all that JSON, intervals and tables need of a metric."""
+"""A line in the registry adds a metric to JSON, intervals and tables."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from jaxlesion.ui.console import print_neighbours, print_summary
 
 
 def draw(rows: int = 200) -> pd.DataFrame:
-    """Out-of-fold predictions of two folds."""
+    """Return out-of-fold predictions of two folds."""
     rng = np.random.default_rng(0)
     target = (rng.random(rows) < 0.3).astype(int)
     ids, patient = ([f"{name}_{i}" for i in range(rows)] for name in ("ISIC", "IP"))
@@ -24,7 +24,7 @@ def draw(rows: int = 200) -> pd.DataFrame:
 
 @pytest.fixture
 def mean_prediction(monkeypatch) -> str:
-    """A new metric's label, after one line in the registry."""
+    """Register a metric by one line and return its label."""
 
     def formula(s: Statistics) -> np.ndarray:
         return (s.gaps(1)[:, 0] + s.positives) / s.n

@@ -61,7 +61,7 @@ def test_a_diagram_of_nothing(columns):
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 10), (5, 10), (10, 10), (79, 80_212)])
 def test_an_interval_ends_where_the_share_is_just_rejected(hits, count):
-    """The definition: the ends solve |share - p| = z sqrt(p (1 - p) / n)."""
+    """Check the definition: the ends solve |share - p| = z sqrt(p (1 - p) / n)."""
     for end in wilson(hits, count):
         assert (hits / count - end) ** 2 == pytest.approx(1.959963984540054**2 * end * (1 - end) / count, abs=1e-12)
 

@@ -1,4 +1,4 @@
-"""Every group's figures are those of its rows alone, and what too few rows cannot show is withheld."""
+"""Metrics of a group come from its rows alone, and are withheld where rows are too few."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ FIGURES = ["roc_auc", "roc_auc_low", "roc_auc_high", "sensitivity", "sensitivity
 
 @pytest.fixture(scope="module")
 def lesions() -> pd.DataFrame:
-    """Rows of 90 patients with known groups; 120 malignant ones."""
+    """Return rows of 90 patients with known groups; 120 rows are malignant."""
     rng, row = np.random.default_rng(4), np.arange(N)
     patient = rng.integers(0, 90, N)
     return pd.DataFrame(

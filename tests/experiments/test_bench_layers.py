@@ -1,11 +1,11 @@
-"""The layers that are timed are the network's; seconds are asserted nowhere."""
+"""The layer benchmark times the network's own layers; no measured time is asserted."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `experiments` is no part of the installed package
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `experiments` is not installed
 
 from experiments import bench_layers
 from experiments.bench_layers import Layer, Layers, layers_of
@@ -17,7 +17,7 @@ from jaxlesion.model import blocks
     [("efficientnetv2_b0", 224, 0.73), ("efficientnetv2_b1", 240, 1.21), ("efficientnetv2_b3", 300, 3.04)],
 )
 def test_the_operations_are_those_that_timm_publishes(variant, size, published):
-    """GMACs of timm's table of results, which are those of the convolutions."""
+    """Compare with the GMACs in timm's table of results, which count the convolutions."""
     layers = layers_of(variant, 1, size)
     macs = sum(times * layer.operations for layer, times in layers.items()) / 2e9
     assert abs(macs / published - 1) < 0.03

@@ -1,4 +1,4 @@
-"""The experiments, shrunk, on drawn lesions: what is trained when, and what results.md says."""
+"""The experiments, shrunk, on demo lesions: which runs are trained, and the content of results.md."""
 
 import contextlib
 import importlib
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `experiments` is no part of the installed package
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `experiments` is not installed
 
 from experiments import common, paper, results, trained
 from experiments.all import EXPERIMENTS, run
@@ -21,7 +21,7 @@ from jaxlesion.train import train
 
 
 def perform(names: str, demo: Path, out: Path, *words: str) -> str:
-    """results.md of some experiments."""
+    """Run some experiments and return results.md."""
     options, _ = common.parse(
         ["--data-dir", str(demo), "--out", str(out), "--shrink", "--bootstrap", "20", *words], "all", "All"
     )
@@ -29,13 +29,13 @@ def perform(names: str, demo: Path, out: Path, *words: str) -> str:
 
 
 def numbers_of(text: str, start: str) -> list[float]:
-    """Numbers in the cells of the first row that begins so, intervals left out."""
+    """Return the numbers in the first row that starts with `start`, without intervals."""
     row = next(line for line in text.splitlines() if line.startswith(start))
     return [float(cell) for cell in re.findall(r"(?<=\| )[\d.]+(?= (?:\||\[))", row)]
 
 
 class Made(NamedTuple):
-    """What was trained, and results.md, after one fold; an interruption in the second one; two folds; and again."""
+    """Trained folds and results.md after one fold, an interruption in the second, two folds, and a repetition."""
 
     folder: Path
     folds: list[list[tuple[str, int]]]
@@ -58,7 +58,7 @@ def made(demo, tmp_path_factory) -> Made:
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
             patch.setattr(common, "train", instead)
             if len(made.texts) == 3:
-                patch.setattr(common.Context, "figures", None)  # nor is anything made again
+                patch.setattr(common.Context, "metrics", None)  # fails if a section is rebuilt
             perform("table1", demo, folder, "--fold", *folds.split())
         made.folds.append(seen.copy())
         made.texts.append((folder / "results.md").read_text())
@@ -88,7 +88,7 @@ def test_a_section_says_what_the_paper_printed_and_what_the_table_of_predictions
     assert found[-1] == oof["target"].sum()
     figures = json.loads((folder / "table1.json").read_text())["figures"]
     assert figures["pooled"]["whole fold"]["predicted_positives"]["value"] == called.sum()
-    assert str(demo.parent) not in text  # no path of this machine
+    assert str(demo.parent) not in text  # no local path
     assert "120 rows, 27 malignant" in text
 
 

@@ -1,4 +1,4 @@
-"""The measurement of scale runs, shrunk; seconds are asserted nowhere, and memory as what the rows add to it."""
+"""The scale benchmark runs, shrunk; no time is asserted, and memory only by its growth per row."""
 
 import re
 
@@ -50,15 +50,15 @@ def test_every_command_is_measured(tmp_path, capsys):
 
 @pytest.mark.extra
 def test_memory_does_not_grow_with_the_images_that_are_predicted(demo, tiny_run, tmp_path, monkeypatch):
-    """Of 18,000 rows more, ids and places stay in memory, some hundred bytes each; not the pixels, nor the file."""
+    """Add 18,000 rows: memory grows by ids and positions, some hundred bytes each, not by pixels or file."""
     monkeypatch.chdir(tmp_path)
     peaks, few, many = {}, 2_000, 20_000
     for rows in (few, many):
         scale.write_lesions(tmp_path / f"{rows}", "test", rows, patients=20, malignant=10, crops=demo)
         metadata = tmp_path / f"{rows}" / "test-metadata.csv"
-        pd.read_csv(metadata, usecols=["isic_id"]).to_csv(metadata, index=False)  # else its first chunk is the most
+        pd.read_csv(metadata, usecols=["isic_id"]).to_csv(metadata, index=False)  # else its first chunk is the peak
         with open_images(tmp_path / f"{rows}" / "test-image.hdf5"):
-            pass  # leaves the index
+            pass  # saves the index
         argv = ("-m", "jaxlesion.predict", "--run", tiny_run, "--data-dir", tmp_path / f"{rows}", "--shard-rows", 1024)
         peaks[rows] = scale.run_measured(f"{rows}", argv, tmp_path).megabytes * 2**20
     file = (tmp_path / f"{many}" / "test-image.hdf5").stat().st_size

@@ -8,12 +8,12 @@ from jaxlesion.inference.neighbours import QUERIES, nearest
 
 
 def squared_by_hand(index: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Sum all squared differences in float64: [queries, rows]."""
+    """Return squared distances in float64, [queries, rows], from all differences."""
     return np.square(queries[:, None].astype(np.float64) - index[None].astype(np.float64)).sum(-1)
 
 
 def assert_nearest(index: np.ndarray, queries: np.ndarray, k: int) -> None:
-    """Each row is given once, at its own distance, and no row left out is nearer."""
+    """Assert that each row appears once, at its true distance, and that no omitted row is nearer."""
     distance, row = nearest(index, queries, k)
     squared = squared_by_hand(index, queries)
     largest = max(np.square(part, dtype=np.float64).sum(1).max() for part in (index, queries))
@@ -41,7 +41,7 @@ def test_bytes_and_rows_that_are_there_twice(k):
 
 
 def test_near_duplicates_far_from_the_origin_are_told_apart():
-    """At 1e4 the squares of float32 vectors are good to 10, while these rows are 1e-3 apart: float32 fails."""
+    """Use rows 1e-3 apart at 1e4 from the origin: float32 squares have errors of 10 there."""
     rng = np.random.default_rng(2)
     centre = np.array([1e4, -1e4, 1e4], np.float32)
     index = (centre + 1e-2 * rng.standard_normal((200, 3))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Predictions made shard by shard are those made at once, whatever was killed, shared or already there."""
+"""Predictions in shards equal those in one pass, despite kills, several processes, or existing files."""
 
 import shutil
 import signal
@@ -20,7 +20,7 @@ from jaxlesion.inference import shards as module
 from jaxlesion.inference.predictor import Ensemble, restore_variables
 from jaxlesion.inference.shards import Part, Shards
 
-SHARDS = 5  # of 120 rows, 20 to a shard, rounded up to 24: whole batches of 8
+SHARDS = 5  # 120 rows, 20 per shard, rounded up to 24: whole batches of 8
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def many(demo, tmp_path_factory):
 
 @pytest.fixture
 def command(tiny_run, many, tmp_path):
-    """Options that predict them in shards."""
+    """Return options that predict the lesions in shards."""
     return [
         *("--run", str(tiny_run), "--data-dir", str(many), "--shard-rows", "20"),
         *("--out", str(tmp_path / "p.csv"), "--submission", str(tmp_path / "s.csv")),
@@ -52,7 +52,7 @@ def whole(tiny_run, many, tmp_path_factory):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Record the first row of every shard predicted; raise the exception put into the second value at that count."""
+    """Return the first rows of all predicted shards, and a dict of exceptions to raise, by number of shards."""
     seen, end, original = [], {}, Ensemble.predict
 
     def counted(self, lesions, rows, after):
@@ -134,7 +134,7 @@ predict.main(sys.argv[2:])
 @pytest.mark.extra
 @pytest.mark.parametrize("written", range(SHARDS + 1))
 def test_killed_with_a_shard_or_the_table_half_written(written, command, whole, tmp_path, calls):
-    """The last one with all shards there, and the table under a temporary name."""
+    """Include a kill after all shards, with the table still under its temporary name."""
     done = subprocess.run([sys.executable, "-c", KILLED, str(written), *command], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     predict.main(command)
@@ -168,7 +168,7 @@ def test_a_part_comes_from_the_option_then_the_launcher():
     assert Part.of(None, slurm) == (3, 8)
     assert Part.of(None, mpi) == (1, 2)
     assert Part.of(None, {}) == (0, 1)
-    # In a batch script, outside srun, there is one process, whatever was allocated.
+    # A batch script outside srun has one process, whatever was allocated.
     assert Part.of(None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == (0, 1)
 
 
@@ -178,7 +178,7 @@ def test_a_part_that_does_not_exist_is_one_line(text):
         Part.of(text, {})
 
 
-# what is there already
+# existing files
 
 
 @pytest.fixture
@@ -255,14 +255,14 @@ def test_another_process_may_merge_and_remove_at_any_time(tmp_path):
     theirs.write(1, table(["e"]))
     assert theirs.merge()
     theirs.remove()
-    ours.write(1, table(["e"]))  # comes too late, and does no harm
+    ours.write(1, table(["e"]))  # a late write has no effect
     assert ours.merge()
     ours.remove()
     assert list(files(tmp_path)) == ["p.csv"]
 
 
 def test_two_that_begin_at_once_agree_on_what_they_make(tmp_path, monkeypatch):
-    """The second finds no folder, and the first has made it when the second does."""
+    """Let the first process create the folder after the second has found none."""
     original = module.write_atomic
 
     def meanwhile(path, content):

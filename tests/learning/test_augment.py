@@ -1,4 +1,4 @@
-"""The recipes in JAX: held against Albumentations, and the same pixels however a batch is put together.
+"""The recipes in JAX match Albumentations, and pixels do not depend on the composition of a batch.
 
 Bounds on statistics come from the sampling error of 2,000 draws: 4.5 standard errors, or the Kolmogorov-Smirnov
 distance of probability 1e-4. Every draw is seeded, so that nothing here can fail by chance.
@@ -37,13 +37,13 @@ applied = jax.jit(transform)
 
 
 def textured(size: int = SIZE) -> np.ndarray:
-    """A smooth random image that uses all levels, no two of its symmetries alike."""
+    """Return a smooth random image, uint8 [size, size, 3], with all levels and eight distinct symmetries."""
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.0), None, 0, 255, cv2.NORM_MINMAX)
 
 
 def coordinates() -> np.ndarray:
-    """Red rises by 7 levels a pixel to the right, green downwards, blue stays: what was done can be read off."""
+    """Return an image that encodes positions: red rises by 7 levels a pixel to the right, green downwards."""
     steps = SLOPE * (np.arange(SIZE) - SIZE // 2)
     red, green = np.meshgrid(steps, steps)
     return (MIDDLE + np.stack([red, green, np.zeros_like(red)], -1)).astype(np.uint8)
@@ -51,7 +51,7 @@ def coordinates() -> np.ndarray:
 
 @functools.cache
 def drawn(back_end: str, spec: RecipeSpec, pattern=coordinates) -> np.ndarray:
-    """2,000 draws on one image, uint8 [2000, 33, 33, 3]."""
+    """Augment one image 2,000 times: uint8 [2000, 33, 33, 3]."""
     image = pattern()
     if back_end == "jax":
         rows = jnp.arange(DRAWS, dtype=jnp.int32)
@@ -62,7 +62,7 @@ def drawn(back_end: str, spec: RecipeSpec, pattern=coordinates) -> np.ndarray:
 
 @functools.cache
 def recovered(back_end: str, spec: RecipeSpec) -> dict[str, np.ndarray]:
-    """The parameters of each draw, by least squares around the centre, where nothing was filled in or clipped."""
+    """Estimate the parameters of each draw by least squares around the centre, where no pixel is padded or clipped."""
     near = slice(SIZE // 2 - 5, SIZE // 2 + 6)
     levels = drawn(back_end, spec)[:, near, near].reshape(DRAWS, -1, 3) - float(MIDDLE)
     y, x = (axis.ravel() for axis in np.mgrid[-5:6, -5:6])
@@ -80,26 +80,26 @@ def recovered(back_end: str, spec: RecipeSpec) -> dict[str, np.ndarray]:
         "factor": np.sqrt(np.abs(det)),  # contrast, or 1 / scale
         "x": -np.linalg.solve(a, offset[..., None])[:, 0, 0],
         "y": -np.linalg.solve(a, offset[..., None])[:, 1, 0],
-        "middle": middle,  # what MIDDLE has become
+        "middle": middle,  # the new value of MIDDLE
     }
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The two-sample Kolmogorov-Smirnov distance."""
+    """Return the two-sample Kolmogorov-Smirnov distance."""
     both = np.sort(np.concatenate([a, b]))
     at = [np.searchsorted(np.sort(part), both, side="right") / len(part) for part in (a, b)]
     return float(np.abs(at[0] - at[1]).max())
 
 
 def z_scores(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Difference of the means over the draws [n, k] in its standard errors; 0 where nothing varies and both agree."""
+    """Return the difference of the means of draws [n, k] in standard errors; 0 if both are the same constant."""
     error = np.sqrt((a.var(0) + b.var(0)) / len(a))
     return (a.mean(0) - b.mean(0)) / np.maximum(error, 1e-9)
 
 
 @pytest.mark.parametrize("name", [*ALONE, *WHOLE])
 def test_pixels_are_distributed_as_albumentations_distributes_them(name):
-    """Per draw: mean and variance of each channel, share of the levels in 16 bins, mean of each ninth of the image."""
+    """Compare mean and variance of each channel, a histogram of 16 bins, and means of the ninths of the image."""
     spec = (ALONE | WHOLE)[name]
 
     def features(images: np.ndarray) -> np.ndarray:
@@ -112,7 +112,7 @@ def test_pixels_are_distributed_as_albumentations_distributes_them(name):
     a, b = (features(drawn(back_end, spec, textured)) for back_end in BACK_ENDS)
     assert np.abs(z_scores(a, b)).max() < ERRORS
     spread = np.log(np.maximum(a.std(0), 1e-6) / np.maximum(b.std(0), 1e-6))
-    assert np.abs(spread).max() < 0.25  # a range wrong by a third shows; bins are far from normal, hence no tighter
+    assert np.abs(spread).max() < 0.25  # detects a range wrong by a third; no tighter, as bins are far from normal
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_pixels_are_distributed_as_albumentations_distributes_them(name):
 def test_parameters_are_distributed_as_albumentations_distributes_them(name, parameter, low, high):
     a, b = (recovered(back_end, ALONE[name])[parameter] for back_end in BACK_ENDS)
     if name == "shift":
-        a, b = np.round(a), np.round(b)  # whole pixels: what remains is the noise of the fit
+        a, b = np.round(a), np.round(b)  # whole pixels: the remainder is noise of the fit
     assert distance(a, b) < DISTANCE * np.sqrt(2 / DRAWS)
     reach = high - low
     for values in (a, b):
@@ -144,7 +144,7 @@ def test_an_operation_does_what_it_says_and_nothing_else(name, back_end):
         "rotate": {"angle"},
         "scale": {"factor"},
         "shift": {"x", "y"},
-        "brightness": {"middle", "x", "y"},  # more light moves the place of a level, not the picture
+        "brightness": {"middle", "x", "y"},  # more light moves the position of a level, not the picture
         "contrast": {"factor", "middle", "x", "y"},
     }[name]
     still = {"mirrored": 0, "quarter": 0, "angle": 0, "factor": 1, "x": 0, "y": 0, "middle": MIDDLE}
@@ -155,12 +155,12 @@ def test_an_operation_does_what_it_says_and_nothing_else(name, back_end):
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 def test_one_scale_for_both_axes(back_end):
-    """A circle stays a circle: the columns of the fitted matrix are at right angles and of equal length."""
+    """Check that circles stay circles: the columns of the fitted matrix are orthogonal and of equal length."""
     image = drawn(back_end, ALONE["scale"]).astype(float)
     near = slice(SIZE // 2 - 5, SIZE // 2 + 6)
     across = np.diff(image[:, SIZE // 2, near, 0], axis=1).mean(1)
     along = np.diff(image[:, near, SIZE // 2, 1], axis=1).mean(1)
-    np.testing.assert_allclose(across, along, atol=0.1)  # of 7 levels; rounding, over 10 steps
+    np.testing.assert_allclose(across, along, atol=0.1)  # in units of 7 levels: rounding, over 10 steps
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
@@ -183,7 +183,7 @@ def test_parameters_are_independent_of_each_other(spec, back_end):
 
 
 def still(**changes) -> Draw:
-    """The draw that changes nothing, changed."""
+    """Return the identity transform with some values changed."""
     values = {"mirror": (1, 1), "quarter": 0, "angle": 0.0, "zoom": 1.0, "shift": (0, 0), "gain": 1.0, "lift": 0.0}
     return Draw(**{name: jnp.asarray(value) for name, value in (values | changes).items()})
 
@@ -201,7 +201,7 @@ def by_opencv(image: np.ndarray, angle: float, zoom: float, shift: tuple[int, in
     [(0.4, 1.0, (0, 0)), (-0.5, 1.0, (0, 0)), (0.0, 1.1, (0, 0)), (0.0, 1.0, (3, -2)), (0.52, 0.9, (-3, 3))],
 )
 def test_the_same_map_as_opencv_for_the_same_parameters(shape, angle, zoom, shift):
-    """Up to the border. OpenCV 5 interpolates exactly, 4 in steps of 1/32 pixel: on this image up to 2 levels."""
+    """Compare including the border. OpenCV 4 interpolates in steps of 1/32 pixel: up to 2 levels on this image."""
     image = textured(64)[: shape[0], : shape[1]]
     ours = np.asarray(applied(jnp.asarray(image), still(angle=angle, zoom=zoom, shift=shift))).astype(int)
     off = np.abs(ours - by_opencv(image, angle, zoom, shift))
@@ -236,7 +236,7 @@ def test_the_same_levels_as_albumentations_for_the_same_parameters(gain, lift):
     ours = np.asarray(applied(jnp.asarray(levels), still(gain=gain, lift=lift))).astype(int)
     off = ours - albucore.multiply_add(levels, gain, lift)
     assert np.abs(off).max() <= 1
-    assert (off != 0).mean() < 0.02  # a level that comes out whole may be cut to either side
+    assert (off != 0).mean() < 0.02  # a whole level may be truncated to either side
 
 
 def test_nothing_drawn_leaves_the_image_as_it_is():

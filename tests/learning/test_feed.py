@@ -1,4 +1,4 @@
-"""Arrays held on the devices reach a batch by its row numbers, and only where there is room for them."""
+"""Arrays on the devices are gathered by a batch's row numbers, and only kept there if they fit."""
 
 from types import SimpleNamespace
 

@@ -75,7 +75,7 @@ def test_weight_decay_reaches_kernels_alone():
     optimiser, kernels = make_optimiser(OptimConfig(weight_decay=0.5)), decaying(PARAMS)
     zero = jnp.zeros_like(kernels)
     direction, state = optimiser.update(zero, optimiser.init(zero), kernels)
-    assert isinstance(state[-1], optax.MaskedState)  # else no checkpoint of a run with weight decay would fit any more
+    assert isinstance(state[-1], optax.MaskedState)  # else old checkpoints with weight decay would not fit
     for path, leaf in jax.tree.leaves_with_path(descend(PARAMS, direction, 0.1)):
         np.testing.assert_allclose(leaf, 0.95 if "kernel" in jax.tree_util.keystr(path) else 1.0, rtol=1e-5)
 

@@ -29,7 +29,7 @@ def make_batch(n: int = 8, size: int = 32, seed: int = 0, real: int | None = Non
 
 @functools.cache
 def parts(ema: float | None = None, **options):
-    """Initial variables, optimiser, train and predict steps: made once for all tests that share the options."""
+    """Return initial variables, optimiser, train step and predict step; built once per set of options."""
     model = build_model(ModelConfig(**{"variant": "tiny", "dtype": "float32", **options}))
     config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant", ema=ema)
     optimiser = make_optimiser(config)
@@ -38,7 +38,7 @@ def parts(ema: float | None = None, **options):
 
 
 def start(ema: float | None = None, **options):
-    """A fresh state on a mesh of two devices, and its train and predict steps."""
+    """Return a fresh state on two devices, its train and predict steps, and the mesh."""
     variables, optimiser, step, predict = parts(ema, **options)
     mesh = data_mesh(8)
     state = create_state(variables, optimiser, frozen=options.get("freeze", False), ema=ema is not None)
@@ -66,7 +66,7 @@ def test_training_on_one_batch_learns_it():
 
 
 def test_one_device_and_two_give_the_same_step():
-    """By plain gradient descent: Adam would make whole steps of the rounding of gradients that are zero."""
+    """Use plain gradient descent: Adam would turn rounding errors of zero gradients into full steps."""
     variables = parts()[0]
     config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant")
     model = build_model(ModelConfig(variant="tiny", dtype="float32", dropout=0.5, drop_path=0.5))
@@ -89,7 +89,7 @@ def test_frozen_backbone_moves_in_nothing_but_the_classifier(ema):
     state, step, _, mesh = start(ema, freeze=True)
     before = jax.tree.map(np.asarray, state.variables)
     state = train_batches(step, state, [make_batch(seed=k) for k in range(3)], shard_batch(mesh))
-    after = jax.tree.map(np.asarray, state.variables)  # the average, where there is one
+    after = jax.tree.map(np.asarray, state.variables)  # the moving average, if there is one
     head_before, head_after = before["params"].pop("classifier"), after["params"].pop("classifier")
     for a, b in zip(leaves(before), leaves(after), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -100,7 +100,7 @@ def test_frozen_backbone_moves_in_nothing_but_the_classifier(ema):
 
 
 def test_a_frozen_step_is_that_of_the_whole_network_with_the_rest_held():
-    """The classifier's gradient on the features alone, by hand, and one step of Adam with decay and clipping."""
+    """Compute the classifier's gradient on features by hand, and one step of Adam with decay and clipping."""
     model = build_model(ModelConfig(variant="tiny", dtype="float32", freeze=True))
     config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant", clip=0.01, weight_decay=0.1)
     optimiser = make_optimiser(config)
@@ -115,7 +115,7 @@ def test_a_frozen_step_is_that_of_the_whole_network_with_the_rest_held():
     state = jax.device_put(create_state(variables, optimiser, frozen=True), replicated(mesh))
     after, metrics = step(state, shard_batch(mesh)(batch))
     assert np.isclose(metrics["grad_norm"], norm, rtol=1e-5)
-    assert norm > 0.01  # so that it is clipped
+    assert norm > 0.01  # clipping takes effect
     for name, decay in (("kernel", 0.1), ("bias", 0.0)):
         clipped = gradient[name] * 0.01 / norm
         expected = head[name] - 1e-2 * (clipped / (jnp.abs(clipped) + 1e-8) + decay * head[name])
@@ -123,7 +123,7 @@ def test_a_frozen_step_is_that_of_the_whole_network_with_the_rest_held():
 
 
 def test_a_step_in_bfloat16_learns_and_keeps_float32_parameters():
-    """The first loss is that of float32 within bfloat16's 8 bits, through a dozen layers; later ones fall as well."""
+    """Check that the first loss equals float32's within bfloat16's 8 bits over a dozen layers, and later ones fall."""
     losses: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     for dtype, of_dtype in losses.items():
         state, step, _, mesh = start(dtype=dtype)

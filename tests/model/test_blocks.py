@@ -1,4 +1,4 @@
-"""The fast forms equal XLA's own, in values and gradients; BatchNorm does what torch's training does."""
+"""The fast forms equal XLA's own in values and gradients; BatchNorm equals torch's in training."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ KERNELS = {"dense": (3, 3, 6, 10), "depthwise": (3, 3, 1, 6), "one colour": (3, 
 
 
 def close(ours: jax.Array, theirs: jax.Array, tolerance: float = 1e-5) -> None:
-    """Equal within `tolerance` of the largest value."""
+    """Assert equality within `tolerance` of the largest value."""
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * float(np.abs(theirs).max()))
 
 
@@ -57,7 +57,7 @@ def impl(request):
 @pytest.mark.parametrize("impl", ["fast", "native"], indirect=True)
 @pytest.mark.parametrize("depthwise", [True, False])
 def test_padding_is_tensorflow_same(impl, depthwise):
-    """With stride 2 an even side is padded after the image only, an odd one on both sides."""
+    """Pad an even side only after the image at stride 2, an odd side on both ends."""
     weight = jnp.ones((1, 2)) if depthwise else jnp.eye(2)
     for side, corner in ((6, 0), (7, 1)):
         kernel = jnp.zeros((3, 3, *weight.shape)).at[corner, corner].set(weight)
@@ -99,7 +99,7 @@ def test_running_variance_is_the_unbiased_one():
     flat = np.asarray(x).reshape(18, 5)
     close(updated["batch_stats"]["mean"], 0.1 * flat.mean(0))
     close(updated["batch_stats"]["var"], 0.9 + 0.1 * flat.var(0, ddof=1))
-    close(variables["batch_stats"]["var"], np.ones(5))  # init leaves them alone
+    close(variables["batch_stats"]["var"], np.ones(5))  # init does not change them
 
 
 def test_a_sharded_batch_is_one_batch():

@@ -1,4 +1,4 @@
-"""Sizes of the variants, and what training, freezing, dropout and dtype do to the tiny one."""
+"""Sizes of the variants, and effects of training, freezing, dropout and dtype on the tiny one."""
 
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ IMAGES = jax.random.normal(jax.random.key(1), (4, 33, 33, 3))
 
 @pytest.fixture(scope="module")
 def variables():
-    """Random, every vector too; numpy compiles nothing."""
+    """Return random variables, including all vectors; numpy avoids compilation."""
     rng = np.random.default_rng(0)
 
     def draw(leaf):
@@ -41,7 +41,7 @@ def forward(model, variables, rngs=None):
 
 
 def train_step(model, variables):
-    """Logits, gradients of the mean square of the logits, and batch_stats after one pass in training."""
+    """Return logits, gradients of the logits' mean square, and batch_stats after one training pass."""
 
     def loss(params):
         (logits, _), updated = forward(model, variables | {"params": params})

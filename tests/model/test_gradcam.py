@@ -1,4 +1,4 @@
-"""Grad-CAM against what it must be by hand."""
+"""Grad-CAM against maps computed by hand."""
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ from jaxlesion.model.variables import init_variables, normalise
 
 
 class Pooled(nn.Module):
-    """The image itself as last map, pooled, and any classifier after it."""
+    """A network whose last map is the image itself, pooled for a given classifier."""
 
     classifier: nn.Module
 
@@ -27,7 +27,7 @@ class Pooled(nn.Module):
 
 @pytest.fixture(scope="module")
 def tiny():
-    """The tiny network with random variables, and images of noise, uint8."""
+    """Return the tiny network, random variables, and noise images, uint8."""
     model = EfficientNetV2(VARIANTS["tiny"])
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
     return model, init_variables(model, 0), jnp.asarray(images)
@@ -76,8 +76,8 @@ def test_of_the_network_it_is_the_head_weighted_by_the_classifier(tiny):
 
 def test_evidence_in_one_corner_is_found_there_and_evidence_against_nowhere():
     images = np.zeros((2, 8, 8, 2), np.float32)
-    images[:, 1, 6, 0] = 1.0  # channel 0 speaks for it
-    images[:, 5, 2, 1] = 1.0  # channel 1 against it
+    images[:, 1, 6, 0] = 1.0  # channel 0 is evidence for the class
+    images[:, 5, 2, 1] = 1.0  # channel 1 is evidence against it
     variables = {"params": {"classifier": {"kernel": jnp.array([[2.0], [-3.0]]), "bias": jnp.zeros(1)}}}
     found = np.asarray(grad_cam(Pooled(nn.Dense(1)), variables, jnp.asarray(images)))
     assert [np.unravel_index(m.argmax(), m.shape) for m in found] == [(1, 6)] * 2

@@ -1,4 +1,4 @@
-"""timm's weights in Flax: its own outputs at every stage, its full list of names, exact round trips, refusals.
+"""timm's weights in Flax: equal outputs at every stage, all names, exact round trips, refusals.
 
 The files in `golden/` were made by `experiments/port_parity.py --make-golden`.
 """
@@ -68,7 +68,7 @@ def test_every_stage_equals_timm(variables, outputs, size):
 
 
 def test_a_training_step_equals_timm(variables, outputs):
-    """Logits, running statistics, and gradients of the mean square of the logits (golden: the vectors' only)."""
+    """Compare logits, running statistics, and gradients of the logits' mean square (golden: only of vectors)."""
     images = outputs["33/input"].astype(np.float32)
 
     @jax.jit

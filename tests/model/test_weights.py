@@ -38,7 +38,7 @@ def test_a_classifier_of_another_size_is_fresh_and_said_so(tmp_path, model):
     assert "1000" in notes[0]
     fresh, other = loaded["params"]["classifier"], initial_variables(model, path, seed=1)[0]["params"]["classifier"]
     assert fresh["kernel"].shape == (48, 1)
-    assert abs(fresh["kernel"].var() * 48 - 1) < 4 * (2 / 48) ** 0.5  # Lecun's normal, four standard errors
+    assert abs(fresh["kernel"].var() * 48 - 1) < 4 * (2 / 48) ** 0.5  # LeCun's normal, four standard errors
     assert (fresh["kernel"] != other["kernel"]).any()
     np.testing.assert_array_equal(fresh["bias"], [0])
 
@@ -55,7 +55,7 @@ def test_none_is_random_by_seed_and_says_so(model):
 
 
 def test_random_variables_are_those_of_the_modules(model):
-    """Same shapes and types, same constants, and kernels as spread as He and Lecun have them."""
+    """Compare shapes, types and constants, and the variances of kernels with those of He and LeCun."""
     drawn = init_variables(model, 0)
     expected = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), drawn) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
@@ -79,7 +79,7 @@ def test_random_variables_are_those_of_the_modules(model):
 
 
 class Hub:
-    """What of huggingface_hub is called, with a file of `content` whose hash the hub states as `stated`."""
+    """A stand-in for huggingface_hub with one file of `content`; `stated` is the hash that the hub reports."""
 
     def __init__(self, content: bytes, stated: str | None = None):
         self.content, self.stated, self.calls = content, stated or hashlib.sha256(content).hexdigest(), []

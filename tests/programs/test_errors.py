@@ -1,4 +1,4 @@
-"""Every mistake gets one line, exit code 2 and leaves nothing half-written; docs/errors.md is made from these cases.
+"""Every mistake ends with one line and exit code 2, without half-written files; docs/errors.md lists these cases.
 
 python tests/programs/test_errors.py --write
 """
@@ -53,14 +53,14 @@ def test_one_line_exit_code_2_and_nothing_half_written(case, tmp_path, capfd):
             case.program(list(case.argv))
         after, here = contents(), str(Path.cwd())
     assert left.value.code == 2
-    heard = capfd.readouterr().err.replace(here, "FOLDER")
-    assert re.fullmatch(re.escape(f"error: {case.message}\n").replace(re.escape("..."), ".*"), heard)
+    printed = capfd.readouterr().err.replace(here, "FOLDER")
+    assert re.fullmatch(re.escape(f"error: {case.message}\n").replace(re.escape("..."), ".*"), printed)
     assert before.items() <= after.items()
     assert (after != before) == case.leaves
 
 
 def rendered() -> str:
-    """Return the document."""
+    """Return docs/errors.md as text."""
     parts = [INTRODUCTION]
     for title, cases in GROUPS.items():
         rows = ["| what | message | what to do |", "|---|---|---|"]
@@ -71,7 +71,7 @@ def rendered() -> str:
 
 def test_the_document_is_what_the_cases_say():
     assert set(TITLES) == set(CASES_OF)
-    assert DOCUMENT.read_text() == rendered(), "write it anew: python tests/programs/test_errors.py --write"
+    assert DOCUMENT.read_text() == rendered(), "rewrite it: python tests/programs/test_errors.py --write"
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["--write"]:

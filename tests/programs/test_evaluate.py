@@ -1,4 +1,4 @@
-"""Metrics of tables of predictions: by fold, pooled and mean of folds, with intervals, thresholds and comparisons."""
+"""Metrics of prediction tables: by fold, pooled and averaged, with intervals, thresholds and comparisons."""
 
 import json
 
@@ -14,7 +14,7 @@ from jaxlesion.evaluation.summary import EvalOptions, summarise
 
 
 def draw(seed: int = 0, rows: int = 300, patients: int = 40, gain: float = 2.0) -> pd.DataFrame:
-    """Out-of-fold predictions of three folds; the same lesions whatever the gain."""
+    """Return out-of-fold predictions of three folds; all gains have the same lesions."""
     rng = np.random.default_rng(seed)
     patient = rng.integers(patients, size=rows)
     target = (rng.random(rows) < 0.2).astype(int)
@@ -33,7 +33,7 @@ def draw(seed: int = 0, rows: int = 300, patients: int = 40, gain: float = 2.0) 
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes a table of predictions and gives its path."""
+    """Return a function that writes a table of predictions and returns its path."""
 
     def write(table: pd.DataFrame, name: str = "oof.csv"):
         table.to_csv(tmp_path / name, index=False)
@@ -173,7 +173,7 @@ def test_compare_gives_both_tables_and_paired_differences(written, tmp_path, cap
     printed = capsys.readouterr().out
     assert "200 draws of patients" in printed
     assert "two-sided" in printed
-    # Pairing tells more than two intervals would: the same table differs from itself by nothing.
+    # Pairing is sharper than two intervals: a table's difference from itself is exactly zero.
     same = evaluate.evaluate(EvaluateConfig(compare=(tmp_path / "a.csv", tmp_path / "a.csv"), bootstrap=20))
     assert all(one.difference == 0 and one.p in (1, None) for one in same.values())
 

@@ -1,4 +1,4 @@
-"""Input that means harm, many times over: pixels or one line, never a crash; `make chaos N=100` for the long form."""
+"""Hostile input ends in a result or a one-line error, never a crash; `make chaos N=100` runs more cases."""
 
 import importlib.util
 import os
@@ -32,10 +32,10 @@ GROWTH = 200e6  # bytes
 
 
 def read_mutants(reader: str, count: int) -> Counter[tuple[str, str]]:
-    """How often each kind had which outcome, in a process of its own: that one ends well and stays small."""
+    """Count outcomes by kind of mutant, read in a separate process that must exit normally and stay small."""
     done = subprocess.run([sys.executable, MUTANTS, reader, "0", str(count)], capture_output=True, text=True)
     *lines, growth = done.stdout.splitlines() or [""]
-    # A crash has no last line: the mutant after that of the last line is to blame.
+    # A crash leaves no last line: the mutant after the last printed one caused it.
     assert done.returncode == 0, f"{done.returncode} after {growth}: {done.stderr[-2000:]}"
     assert len({line.split()[0] for line in lines}) == count
     assert 0 <= int(growth.removeprefix("growth ")) < GROWTH
@@ -45,7 +45,7 @@ def read_mutants(reader: str, count: int) -> Counter[tuple[str, str]]:
 
 
 def check_images(outcomes: Counter[tuple[str, str]]) -> None:
-    """What no decoder may take, and what each must."""
+    """Assert which kinds every decoder refuses, and which kinds it decodes."""
     for kind in ("other_format", "cmyk"):
         assert outcomes[kind, "refused"]
         assert not outcomes[kind, "decoded"]
@@ -92,7 +92,7 @@ def test_many_mutated_hdf5_files():
     assert len(read_mutants("hdf5", MANY)) == 6
 
 
-# Tables: any text at all
+# Tables: arbitrary text
 
 
 LESIONS = pd.DataFrame(
@@ -145,7 +145,7 @@ CELLS = st.one_of(
 
 
 def hold(examples: int) -> Callable:
-    """A test that each reader makes of any text a valid table, or one line."""
+    """Return a test that each reader turns any text into a valid table or a one-line error."""
 
     @pytest.mark.parametrize("reader", READERS)
     @settings(derandomize=True, deadline=None, max_examples=examples, database=None)
@@ -181,18 +181,18 @@ test_any_text_is_a_table_or_one_line = pytest.mark.fault(
 test_very_much_text_is_a_table_or_one_line = pytest.mark.extra(hold(10 * int(os.environ.get("CHAOS", "20"))))
 
 
-# Programs: all of them, in an empty folder, with one image or table that is wrong
+# All programs, in an empty folder, with one bad image or table
 
 
 def beside(name: str) -> ModuleType:
-    """Another file of the tests, as a module."""
+    """Import another file of the tests as a module."""
     spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parents[1] / name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-ROWS = [(f"NEW_{i}", i % 2, f"NEW_P{i // 2}") for i in range(8)]  # of other patients than the run's
+ROWS = [(f"NEW_{i}", i % 2, f"NEW_P{i // 2}") for i in range(8)]  # patients that the run does not have
 PROGRAMS = {
     "train": (
         train.main,
@@ -208,7 +208,7 @@ PROGRAMS = {
 
 @pytest.fixture(params=PROGRAMS)
 def refused(request, tiny_run, tmp_path, monkeypatch, capfd) -> Callable[..., None]:
-    """A function that gives a program a folder of data and sees that it is refused, by name, and writes nothing."""
+    """Return a function that runs a program on bad data and asserts a named refusal and no written files."""
     main, argv = PROGRAMS[request.param]
     monkeypatch.chdir(tmp_path)
 
@@ -224,7 +224,7 @@ def refused(request, tiny_run, tmp_path, monkeypatch, capfd) -> Callable[..., No
         with pytest.raises(SystemExit) as left:
             main(argv.replace("RUN", str(tiny_run)).split())
         assert left.value.code == 2
-        *remarks, line = capfd.readouterr().err.splitlines()  # a decoder may remark on what it cannot read
+        *remarks, line = capfd.readouterr().err.splitlines()  # decoders may warn about unreadable files
         assert line.startswith("error: "), (remarks, line)
         assert not [remark for remark in remarks if remark.startswith(("error: ", "Traceback"))]
         for part in parts:
@@ -239,7 +239,7 @@ def lines(rows: list[tuple]) -> str:
 
 
 def contents() -> dict[str, bytes | None]:
-    """Every file and folder but ckpt, where the cache of decoded images may have been opened."""
+    """Return all files and folders, except ckpt, where a cache of decoded images may exist."""
     found = (path for path in Path().rglob("*") if path.parts[0] != "ckpt")
     return {str(path): path.read_bytes() if path.is_file() else None for path in found}
 
@@ -284,7 +284,7 @@ def sound_images(data: Path, split: str) -> Path:
 
 
 def unsound(data: bytes) -> str:
-    """What an image is refused for without decoding, if it is."""
+    """Return why an image is refused without decoding; empty if it is not refused."""
     if not data:
         return "has 0 bytes"
     try:
@@ -302,7 +302,7 @@ def unsound(data: bytes) -> str:
 )
 @pytest.mark.extra
 def test_programs_refuse_images(refused):
-    """One of each kind that `check` refuses without decoding: train begins no run then."""
+    """Try each mutant that `check` refuses without decoding, so that train begins no run."""
     mutants = beside("mutants.py")
     for number in range(3 * len(mutants.MUTATIONS)):
         _, data = mutants.mutant(number)

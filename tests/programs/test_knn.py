@@ -64,15 +64,15 @@ def test_all_neighbours_give_the_share_of_the_other_folds(demo, lesions):
 
 
 def test_progress_and_notes_go_to_hooks_and_nothing_is_printed(demo, capsys):
-    heard, meters = [], []
+    messages, meters = [], []
 
     class Noted(Meter):
         def __init__(self, *args):
             super().__init__(*args)
             meters.append(self)
 
-    knn_predictions(KnnOptions(features="metadata", data_dir=demo, fold=(0,)), Hooks(heard.append, Noted))
-    (note,), (meter,) = heard, meters
+    knn_predictions(KnnOptions(features="metadata", data_dir=demo, fold=(0,)), Hooks(messages.append, Noted))
+    (note,), (meter,) = messages, meters
     assert "features of the metadata" in note
     assert meter.title == "fold 0: searching 96 rows"
     assert meter.done == meter.steps == 24
@@ -98,7 +98,7 @@ def test_embedding_of_given_weights_depends_on_no_batch_and_no_other_fold(demo):
 
 
 def test_held_out_targets_are_never_looked_at(demo, lesions, tmp_path):
-    """Only metadata, which is where it could happen: all columns of the held-out fold that may not be used change."""
+    """Change all forbidden columns of the held-out fold; only metadata features could leak them."""
     changed, folder = lesions.drop(columns="fold"), tmp_path / "changed"
     held_out = (lesions["fold"] == 0).to_numpy()
     changed.loc[held_out, "target"] = 1 - changed.loc[held_out, "target"]

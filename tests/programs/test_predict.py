@@ -32,7 +32,7 @@ def table(tiny_run, demo, tmp_path_factory):
 
 
 def by_hand(run, fold: int, pixels: np.ndarray) -> np.ndarray:
-    """Probabilities of decoded images, through the Python API alone."""
+    """Return probabilities of decoded images, [images], through the Python API alone."""
     model, variables = jaxlesion.load_run(run, fold)
     logits = jax.jit(model.apply)(variables, jaxlesion.normalise(pixels, model.variant))
     return 1 / (1 + np.exp(-np.asarray(logits, np.float64)[:, 0]))
@@ -110,7 +110,7 @@ def test_calibrated_predictions_are_those_of_the_folds_corrected(table, tiny_run
         pixels = np.stack([resize(decode(images.read(i), i), 32) for i in calibrated["isic_id"]])
     expected = [calibrate(by_hand(tiny_run, f.fold, pixels), f.offset, stored.temperature) for f in stored.folds]
     np.testing.assert_allclose(calibrated["prediction"], np.mean(expected, 0), atol=1e-6)
-    assert (calibrated["prediction"] < uncorrected["prediction"]).all()  # of sampled rows, half were malignant
+    assert (calibrated["prediction"] < uncorrected["prediction"]).all()  # half of the sampled rows were malignant
 
 
 def test_a_run_without_calibration_says_so_and_gets_it_by_resuming(tiny_run, demo, tmp_path, capsys):
@@ -162,7 +162,7 @@ def test_data_that_has_changed_is_refused(tiny_run, demo, tmp_path):
 
 
 def renamed(folder, tmp_path, patients: bool):
-    """A copy of other lesions than the run's, with other ids, and with the run's patients or others."""
+    """Copy a folder of lesions with new ids, and with new patients too if `patients`."""
     target = tmp_path / "other"
     shutil.copytree(folder, target)
     table = pd.read_csv(target / "train-metadata.csv", dtype=str)

@@ -1,4 +1,4 @@
-"""The report of a run: its files, what it says, and how a browser takes it."""
+"""The report of a run: its files, its content, and its safety in a browser."""
 
 import base64
 import hashlib
@@ -36,7 +36,7 @@ INLINED = re.compile(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)">')
 
 @pytest.fixture(scope="module")
 def written(tiny_run, tmp_path_factory):
-    """The folder of a report on two folds, of data with an awkward name."""
+    """Return the folder of a report on two folds, for data with an awkward name."""
     out = tmp_path_factory.mktemp("report") / "out"
     report.main(["--run", str(tiny_run), "--out", str(out), "--bootstrap", "50", "--data-name", "drawn <b> & co"])
     return out
@@ -44,7 +44,7 @@ def written(tiny_run, tmp_path_factory):
 
 @pytest.fixture
 def one_fold(tiny_run, tmp_path):
-    """A copy of the run in which only fold 0 is finished."""
+    """Return a copy of the run in which only fold 0 is finished."""
     copy = tmp_path / "run"
     shutil.copytree(tiny_run, copy)
     shutil.rmtree(copy / "fold_1")

@@ -1,4 +1,4 @@
-"""The published commands, end to end, on drawn lesions and the tiny network."""
+"""The published commands, end to end, on demo lesions with the tiny network."""
 
 import json
 import shutil
@@ -91,7 +91,7 @@ def test_evaluate_best_carries_its_note_and_last_does_not(tiny_run, tmp_path, ca
         out = tmp_path / f"{which}.json"
         evaluate.main(["--run", str(tiny_run), "--checkpoint", which, "--json", str(out)])
         texts[which] = capsys.readouterr().out + " ".join(json.loads(out.read_text())["notes"])
-    assert texts["best"].count("too good") == 2  # under the tables and in the file
+    assert texts["best"].count("too good") == 2  # below the tables and in the file
     assert "too good" not in texts["last"]
 
 
@@ -100,14 +100,14 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(tiny_command, tiny_run, 
         pass
 
     def cut(event, **_):
-        if event == "saved":  # the first epoch, whose steps take no ten minutes
+        if event == "saved":  # after the first epoch, whose steps take less than ten minutes
             raise Cut
 
     folder = tmp_path / "run"
     with pytest.raises(Cut):
         train.main([*tiny_command, "--run-dir", str(folder)], cut)
     assert not (folder / "oof.csv").exists()
-    with pytest.raises(SystemExit):  # not without being asked to
+    with pytest.raises(SystemExit):  # needs --resume
         train.main(["--run-dir", str(folder)])
     train.main(["--run-dir", str(folder), "--resume"])
     for name in ("metrics.jsonl", "oof.csv"):
@@ -184,7 +184,7 @@ def test_the_main_command_with_the_true_network(demo, tmp_path):
 
 @pytest.fixture(scope="module")
 def frozen_command(tiny_command, tmp_path_factory):
-    """Options that train the classifier on a backbone that was given as a file."""
+    """Return options that train only the classifier, on a backbone from a file."""
     from jaxlesion.core.config import ModelConfig
     from jaxlesion.model.port import to_timm, write_safetensors
     from jaxlesion.model.registry import build_model
@@ -218,7 +218,7 @@ def test_another_machine_goes_on_with_its_own_paths_and_threads_but_no_other_wei
 
 def test_features_computed_once_train_the_same_classifier_as_images(frozen_command, tmp_path, monkeypatch):
     train.main([*frozen_command, "--augment.recipe", "none", "--run-dir", str(tmp_path / "features")])
-    with monkeypatch.context() as patch:  # the same with images at every step
+    with monkeypatch.context() as patch:  # the same from images at every step
         patch.setattr(trainer, "choose_feed", lambda training, state: feed_batches(training.mesh))
         train.main([*frozen_command, "--augment.recipe", "none", "--run-dir", str(tmp_path / "images")])
     one, other = (read_predictions(tmp_path / name / "oof.csv")["prediction"] for name in ("features", "images"))
@@ -232,7 +232,7 @@ def test_images_held_on_the_device_train_the_same_network(tiny_command, tiny_run
 
 
 def test_neither_tensorflow_nor_opencv_nor_albumentations_is_imported(tiny_command, tiny_run, demo, tmp_path):
-    """With the JAX back end and images that were decoded before; looked at in a process of its own."""
+    """Check a separate process with the JAX back end and cached images."""
     run = str(tmp_path / "run")
     argv = ["--run", run, "--data-dir", str(demo), "--cache", "--out", str(tmp_path / "first.csv")]
     predict.main(["--run", str(tiny_run), *argv[2:]])
@@ -256,7 +256,7 @@ for program, argv in {commands!r}.items():
 
 
 def test_the_first_command_trains_the_demo_and_the_network_learns(tmp_path, monkeypatch, capsys):
-    """`make train` without arguments, shrunk to the tiny network: loss falls, ranking rises, all files are there."""
+    """Run `make train`, shrunk to the tiny network: loss falls, ranking rises, all files exist."""
     monkeypatch.chdir(tmp_path)
     small = ["--model.variant", "tiny", "--data.image-size", "32", "--optim.learning-rate", "3e-3"]
     train.main([*small, "--run-dir", "run"])

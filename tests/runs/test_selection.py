@@ -1,4 +1,4 @@
-"""Wanted folds are sorted, unique, and exist."""
+"""Requested folds are sorted, unique and existing."""
 
 import pytest
 

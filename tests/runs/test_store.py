@@ -1,4 +1,4 @@
-"""A run is written whole, refuses what does not belong to it, and lets one process at a time into a fold."""
+"""Runs are written atomically, refuse foreign input, and allow one process at a time in a fold."""
 
 import json
 import re
@@ -74,7 +74,7 @@ def test_an_empty_folder_becomes_a_run_and_a_file_does_not(tmp_path):
 
 
 def test_config_comes_last(tmp_path):
-    """A run that could not be written whole is none."""
+    """Write config.json last: a run that could not be written completely is not a run."""
     with pytest.raises(TypeError):
         Run.create(tmp_path / "run", CONFIG, LESIONS, {"not": {"for JSON"}})
     refused(lambda: Run.open(tmp_path / "run"), "is not a run")
@@ -121,7 +121,7 @@ def test_of_two_that_begin_a_run_at_once_the_second_goes_by_the_first(tmp_path, 
     folder, other = tmp_path / "run", replace(CONFIG, {"epochs": 3})
 
     class Overtaken:
-        """The lock, got after another process has made the run."""
+        """A lock acquired only after another process has created the run."""
 
         def __init__(self, path):
             monkeypatch.undo()
@@ -187,7 +187,7 @@ def test_another_configuration_is_refused_by_option(run, name, value, message):
 
 
 def other(value):
-    """Another value of the same kind."""
+    """Return another value of the same type."""
     if isinstance(value, bool):
         return not value
     return value + 1 if isinstance(value, int | float) else 1 if value is None else f"other {value}"
@@ -250,7 +250,7 @@ def test_a_lock_is_free_once_its_holder_is_dead(tmp_path):
             pass
 
 
-# what is written
+# written files
 
 
 def test_metrics_are_strict_json_with_null_for_the_undefined(tmp_path):

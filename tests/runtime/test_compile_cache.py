@@ -1,4 +1,4 @@
-"""Compiled programs are kept in a private folder, and a half-written one costs one start at most."""
+"""Compiled programs are cached in a private folder; a half-written one costs at most one compilation."""
 
 import os
 import stat
@@ -60,7 +60,7 @@ if sys.argv[1] == "vouch":
 
 @pytest.fixture
 def start(tmp_path):
-    """A function that starts a process which compiles a program; it returns that program's entry and its age."""
+    """Return a function that compiles a program in a new process and returns its cache entry and time."""
 
     def start(what: str = "vouch") -> tuple[os.PathLike, int]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: taking it again costs no page faults."""
+"""Freed memory stays with the process: allocating it again causes no page faults."""
 
 import subprocess
 import sys
@@ -21,11 +21,11 @@ print(faults)
 
 
 def second_time(how: str) -> int:
-    """Page faults of taking 256 MB for the second time, in a process of its own."""
+    """Return the page faults of allocating 256 MB a second time, in a separate process."""
     return int(subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc is told so on Linux with glibc only")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc is configured on Linux with glibc only")
 def test_what_was_freed_is_taken_again_without_page_faults():
     assert second_time("keep") < 10
     assert second_time("default") > 100

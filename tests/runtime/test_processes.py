@@ -1,4 +1,4 @@
-"""Two processes with two devices each train as one with one device: same order, same numbers, same files."""
+"""Two processes with two devices each train like one device: same order, numbers and files."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from jaxlesion.data.dataset import open_dataset
 from jaxlesion.runtime import processes as distributed
 from jaxlesion.runtime.processes import gather, launched, local_share
 
-# Trains, and writes down what is read, the rows and loss of each step, a digest of what is saved and restored, and
-# the last state. After step `at` of its life a process sends itself the signal `number`. Descends by the gradient
-# itself: where a gradient is zero but for rounding, as that of a shift before a BatchNorm, Adam would walk by its sign.
+# Train, and note the ids read, the rows and loss of each step, digests of saved and restored states, and the last
+# state. After its step `at` a process sends itself the signal `number`. The optimiser is plain gradient descent: where
+# a gradient is only rounding error, as for a shift before a BatchNorm, Adam would make full steps.
 PROGRAM = """
 import hashlib, json, os, sys
 import jax, numpy as np, optax
@@ -72,7 +72,7 @@ train.main(sys.argv[4:], observe)
 
 
 class Processes:
-    """A command that `count` processes run together, with what each printed and noted."""
+    """A command run by `count` processes together, with the output and notes of each."""
 
     def __init__(
         self,
@@ -80,11 +80,21 @@ class Processes:
         argv: list[str],
         count: int = 1,
         devices: int = 2,
-        told: dict[int, tuple[int, int]] | None = None,
+        signals: dict[int, tuple[int, int]] | None = None,
         more: dict[int, list[str]] | None = None,
         absent: tuple[int, ...] = (),
     ):
-        """`told` is the signal that a process sends itself and after which step; `more` are options of one alone."""
+        """Start the processes.
+
+        Args:
+            folder: for notes.
+            argv: options of training, --run-dir included.
+            count: number of processes.
+            devices: devices of each process.
+            signals: by process, the signal that it sends itself, and after which step.
+            more: by process, additional options.
+            absent: processes that are not started.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             where = f"127.0.0.1:{free.getsockname()[1]}"
@@ -95,7 +105,7 @@ class Processes:
         for index in sorted(set(range(count)) - set(absent)):
             options = {"coordinator": where, "processes": count, "index": index} if count > 1 else {}
             together = [word for name, value in options.items() for word in (f"--distributed.{name}", value)]
-            first = [self.notes[index], *(told or {}).get(index, (0, 0))]
+            first = [self.notes[index], *(signals or {}).get(index, (0, 0))]
             words = [sys.executable, "-c", PROGRAM, *first, *argv, *together, *(more or {}).get(index, ())]
             self.running.append(
                 subprocess.Popen(
@@ -108,8 +118,8 @@ class Processes:
             )
 
     def end(self) -> "Processes":
-        heard = [process.communicate() for process in self.running]
-        self.out, self.err = ([text[k] for text in heard] for k in (0, 1))
+        outputs = [process.communicate() for process in self.running]
+        self.out, self.err = ([text[k] for text in outputs] for k in (0, 1))
         self.codes = [process.returncode for process in self.running]
         return self
 
@@ -122,7 +132,7 @@ class Processes:
         return [line["digest"] if name in ("saved", "restored") else line[name] for line in lines if name in line]
 
     def order(self) -> list[list[int]]:
-        """The rows of each step, over all processes."""
+        """Return the rows of each step, over all processes."""
         each = [self.noted("rows", index) for index in range(len(self.running))]
         return [[row for part in parts for row in part] for parts in zip(*each, strict=True)]
 
@@ -140,8 +150,8 @@ def assert_same_end(one: Processes, other: Processes) -> None:
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-# Ten steps in two epochs, read from the files at each. At 32 px the last maps are of one pixel, and BatchNorm over
-# eight values enlarges rounding a hundredfold.
+# Ten steps in two epochs, all read from files. 64 px, as at 32 px the last maps have one pixel, and BatchNorm over
+# eight values amplifies rounding a hundredfold.
 SHORT = (
     *("--sampling.negatives-per-positive", "1.3", "--optim.learning-rate", "3e-4", "--data.no-cache"),
     *("--data.image-size", "64"),
@@ -155,7 +165,7 @@ def command(tiny_command):
 
 @pytest.fixture(scope="module")
 def alone(command, tmp_path_factory):
-    """Not interrupted, on one device."""
+    """Return an uninterrupted training on one device."""
     folder = tmp_path_factory.mktemp("alone")
     return Processes(folder, [*command, "--run-dir", str(folder / "run")], devices=1).well()
 
@@ -170,11 +180,11 @@ def test_one_device_two_devices_and_two_processes_of_two_devices_do_the_same(com
         np.testing.assert_allclose(other.noted("loss"), alone.noted("loss"), atol=1e-5)
         assert_same_end(alone, other)
     folds = pd.read_csv(alone.run / "folds.csv").set_index("isic_id")["fold"]
-    assert predictions(several.run).index.tolist() == folds.index[folds == 0].tolist()  # each once
+    assert predictions(several.run).index.tolist() == folds.index[folds == 0].tolist()  # each row once
     read, mine, other = alone.noted("read"), several.noted("read", 0), several.noted("read", 1)
-    assert sorted(mine + other) == sorted(read)  # nothing twice
-    assert abs(len(mine) - len(other)) <= 12  # of three incomplete last batches, of validation and of the fold
-    assert several.out[1].count("fold") == 0  # the first alone prints
+    assert sorted(mine + other) == sorted(read)  # no image twice
+    assert abs(len(mine) - len(other)) <= 12  # three incomplete last batches, of validation and of the fold
+    assert several.out[1].count("fold") == 0  # only the first process prints
     assert sorted(p.name for p in several.run.iterdir()) == sorted(p.name for p in alone.run.iterdir())
 
 
@@ -202,22 +212,23 @@ def test_all_ways_to_the_devices_work_over_processes(options, command, tmp_path)
     single, both = Processes(tmp_path, one).well(), Processes(tmp_path, several, 2).well()
     assert_same_end(single, both)
     assert single.order() == both.order()
-    assert max(pd.Series(both.noted("read", 0)).value_counts()) <= 4  # no image more than once a purpose
+    assert max(pd.Series(both.noted("read", 0)).value_counts()) <= 4  # no image twice for the same purpose
 
 
 @pytest.mark.extra
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_a_signal_to_one_stops_all_at_a_step_from_which_another_number_goes_on(first, then, command, alone, tmp_path):
     run = tmp_path / "run"
-    told = Processes(tmp_path, [*command, "--run-dir", str(run)], first, told={first - 1: (signal.SIGTERM, 3)}).end()
-    assert told.codes == [143] * first, told.err
-    assert {told.noted("saved", index)[-1] for index in range(first)} == {told.noted("saved")[-1]}
+    signals = {first - 1: (signal.SIGTERM, 3)}
+    stopped = Processes(tmp_path, [*command, "--run-dir", str(run)], first, signals=signals).end()
+    assert stopped.codes == [143] * first, stopped.err
+    assert {stopped.noted("saved", index)[-1] for index in range(first)} == {stopped.noted("saved")[-1]}
     (step,) = (p.name for p in (run / "fold_0" / "checkpoints").iterdir() if p.name.isdecimal())
-    assert step == str(2 + first)  # all hear of it one step later
+    assert step == str(2 + first)  # all processes are informed one step later
     more = Processes(tmp_path, ["--run-dir", str(run), "--resume"], then).well()
-    assert more.noted("restored") == [told.noted("saved")[-1]]
+    assert more.noted("restored") == [stopped.noted("saved")[-1]]
     assert_same_end(alone, more)
-    assert told.order()[: 2 + first] + more.order() == alone.order()
+    assert stopped.order()[: 2 + first] + more.order() == alone.order()
 
 
 @pytest.mark.extra
@@ -225,15 +236,15 @@ def test_a_signal_to_one_stops_all_at_a_step_from_which_another_number_goes_on(f
 def test_where_one_is_killed_the_others_end_and_the_run_goes_on(dies, command, alone, tmp_path):
     options = ["--checkpoint.every-minutes", "1e-9", "--run-dir", str(tmp_path / "run")]
     options += ["--distributed.heartbeat-seconds", "20"]
-    some = Processes(tmp_path, [*command, *options], 2, told={dies: (signal.SIGKILL, 4)}).end()
+    some = Processes(tmp_path, [*command, *options], 2, signals={dies: (signal.SIGKILL, 4)}).end()
     assert some.codes[dies] == -signal.SIGKILL
     assert some.codes[1 - dies] not in (0, -signal.SIGKILL)
     assert re.search("is gone|another task died", some.err[1 - dies])
     if dies == 0:
         return
-    (tmp_path / "more").mkdir()  # its notes are its own: the two that were ended may have noted one step more or less
+    (tmp_path / "more").mkdir()  # separate notes: the two ended processes may have noted different steps
     more = Processes(tmp_path / "more", ["--run-dir", str(tmp_path / "run"), "--resume"], 2).well()
-    assert len(more.order()) < 10  # something had been saved
+    assert len(more.order()) < 10  # resumed from a checkpoint
     assert_same_end(alone, more)
 
 
@@ -268,7 +279,7 @@ def test_who_finds_no_others_says_so(index, what, command, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# Of the bookkeeping, what needs no second process.
+# Bookkeeping that needs no second process.
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 8, 21, 24])

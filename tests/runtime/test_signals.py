@@ -1,4 +1,4 @@
-"""Runs that are told to stop end at a step that can be gone on from."""
+"""Stopped runs end at a step from which they can resume."""
 
 import os
 import signal
@@ -16,12 +16,12 @@ def test_a_signal_in_mid_epoch_saves_that_step_and_going_on_ends_the_same(
 ):
     folder = tmp_path / "run"
 
-    def told(event, **about):
+    def interrupt(event, **about):
         if event == "step" and about["step"] == step:
             os.kill(os.getpid(), number)
 
     with pytest.raises(SystemExit) as stopped:
-        train.main([*tiny_command, "--run-dir", str(folder)], told)
+        train.main([*tiny_command, "--run-dir", str(folder)], interrupt)
     assert stopped.value.code == code
     assert [p.name for p in (folder / "fold_0" / "checkpoints").iterdir() if p.name.isdecimal()] == [str(step)]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

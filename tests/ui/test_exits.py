@@ -28,8 +28,8 @@ def test_one_line_and_an_exit_code(raised, code, line, capsys):
     with pytest.raises(SystemExit) as left:
         run_program(program)
     assert left.value.code == code
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(line)
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(line)
 
 
 def test_what_is_a_fault_of_ours_is_not_hidden():
@@ -39,7 +39,7 @@ def test_what_is_a_fault_of_ours_is_not_hidden():
 
 
 def test_a_warning_is_one_line_and_what_a_failed_save_leaves_is_none(monkeypatch, capsys):
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # restored afterwards
     run_program(lambda: None)
     warnings.showwarning(UserWarning("one\n  two"), UserWarning, "file.py", 3)
     left = RuntimeWarning("coroutine 'async_serialize_from_host.<locals>.write_fragment' was never awaited")

@@ -1,4 +1,4 @@
-"""A flag beats its preset, a run remembers its flags, and what cannot be meant is refused in one line."""
+"""Flags override presets, runs keep their flags, and contradictory options are refused in one line."""
 
 import ast
 import inspect
@@ -20,7 +20,7 @@ LESIONS = pd.DataFrame({"isic_id": ["a", "b"], "patient_id": ["p", "q"], "target
 
 
 def make_run(folder: Path, argv: list[str]) -> Run:
-    """A run as training would write it, without the training."""
+    """Write a run as training would, without training it."""
     config = configuration.replace(parse_train([*argv, "--run-dir", str(folder)]), {"data_dir": Path("/data")})
     return Run.create(folder, config, LESIONS, {"data": HASHES})
 
@@ -35,7 +35,7 @@ def refused(argv: list[str], *parts: str) -> None:
 
 @pytest.fixture
 def help_text(monkeypatch, capsys) -> str:
-    """What --help prints, with the frame taken off and every gap made one space."""
+    """Return the output of --help, without its frame and with single spaces."""
     monkeypatch.setenv("COLUMNS", "100")  # one column of boxes
     with pytest.raises(SystemExit) as left:
         parse_train(["--help"])
@@ -44,7 +44,7 @@ def help_text(monkeypatch, capsys) -> str:
 
 
 def documented(kind: type, prefix: str = "") -> dict[str, str]:
-    """Dotted name -> docstring of every field, groups' fields included; '' where there is none."""
+    """Return {dotted name: docstring} of all fields, nested ones included; '' if there is none."""
     body = ast.parse(inspect.getsource(kind)).body[0].body
     found = {}
     for node, after in zip(body, [*body[1:], None], strict=True):
@@ -126,7 +126,7 @@ def test_a_flag_beats_its_preset(argv, name, value, flag_first):
     assert unchanged == preset("baseline")
 
 
-# options that replace one another
+# options that exclude one another
 
 
 @pytest.mark.parametrize("word", ["--sampling.negatives-kept", "--sampling.negatives_kept"])
@@ -165,7 +165,7 @@ def test_none_of_a_pair():
     refused([*DATA, "--folds.group", "None"], "--folds.group", "--folds.file")
 
 
-# what is refused
+# refused options
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_one_line_whatever_is_wrong(argv, part, columns, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# runs that are there
+# existing runs
 
 
 def test_a_run_gives_the_defaults(tmp_path):
