@@ -87,11 +87,15 @@ class FoldsConfig:
     """How lesions are split. No group is ever in two folds."""
 
     n: Annotated[int, between(2, MAX_FOLDS)] = 5
-    """Number of folds, for GroupKFold."""
+    """Number of folds."""
     group: str | None = "patient_id"
     """Column whose values stay together: patient_id, or attribution to hold out hospitals."""
     file: Path | None = None
-    """CSV with isic_id and fold, used instead of GroupKFold; replaces --folds.group."""
+    """CSV with isic_id and fold, used as it is; replaces --folds.group."""
+    stratify: bool = False
+    """Spread malignant rows evenly over the folds (StratifiedGroupKFold); otherwise GroupKFold balances rows alone."""
+    seed: Annotated[int, between(0, 2**32 - 1)] = 0
+    """Seed of stratified folds; GroupKFold has none."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,10 @@ def check(config: TrainConfig) -> None:
     last = config.folds.n - 1 if config.folds.file is None else MAX_FOLDS - 1
     if config.fold != "all" and not (config.fold and set(config.fold) <= set(range(last + 1))):
         raise InputError(f"--fold must be all, or 0 to {last}, not {config.fold}")
+    if config.folds.stratify and config.folds.file is not None:
+        raise InputError("--folds.stratify makes folds, and --folds.file gives them: leave one out")
+    if config.folds.seed and not config.folds.stratify:
+        raise InputError("--folds.seed is for stratified folds: add --folds.stratify, or leave it out")
     _check_distributed(config.distributed)
     if config.model.freeze and config.weights == "none":
         raise InputError(

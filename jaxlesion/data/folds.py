@@ -7,6 +7,8 @@ from jaxlesion.core.config import MAX_FOLDS, FoldsConfig, SamplingConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.tables import numbers, read_table
 
+FEW_PATIENTS = 10  # with malignant lesions: below, a fold's metrics have no valid interval
+
 
 def group_kfold(groups: np.ndarray, n: int) -> np.ndarray:
     """Assign a fold to every row by scikit-learn's GroupKFold: no group is in two folds, and sizes are similar.
@@ -34,8 +36,38 @@ def group_kfold(groups: np.ndarray, n: int) -> np.ndarray:
     return fold
 
 
+def stratified_group_kfold(target: np.ndarray, groups: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Assign a fold to every row by scikit-learn's StratifiedGroupKFold: malignant rows are spread evenly too.
+
+    Args:
+        target: [rows] 0 or 1.
+        groups: [rows] any sortable values; no group is in two folds.
+        n: number of folds, 2 to MAX_FOLDS.
+        seed: of the order in which equal groups are dealt.
+
+    Returns:
+        [rows] int8 in 0 .. n-1.
+
+    Raises:
+        InputError: fewer malignant rows or groups than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    group, names = pd.factorize(np.asarray(groups), sort=True)
+    if min(len(names), target.sum()) < n:
+        raise InputError(
+            f"{n} stratified folds need at least {n} groups and {n} malignant rows, and there are {len(names)} and "
+            f"{target.sum()}: lower --folds.n"
+        )
+    fold = np.empty(len(group), np.int8)
+    splitter = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
+    for number, (_, inside) in enumerate(splitter.split(group, target, group)):
+        fold[inside] = number
+    return fold
+
+
 def assign(lesions: pd.DataFrame, config: FoldsConfig) -> pd.DataFrame:
-    """Add the column `fold` to the lesions, from a file or by GroupKFold.
+    """Add the column `fold` to the lesions, from a file, by GroupKFold or by StratifiedGroupKFold.
 
     Raises:
         InputError: the group column is missing or has empty cells, a fold has one class only, or a
@@ -49,7 +81,11 @@ def assign(lesions: pd.DataFrame, config: FoldsConfig) -> pd.DataFrame:
         if (empty := lesions[config.group].isna()).any():
             which = lesions["isic_id"][empty].iloc[0]
             raise InputError(f"{which} has no {config.group}: folds need one for every row; fill it in or drop the row")
-        fold = group_kfold(lesions[config.group].to_numpy(), config.n)
+        groups = lesions[config.group].to_numpy()
+        if config.stratify:
+            fold = stratified_group_kfold(lesions["target"].to_numpy(), groups, config.n, config.seed)
+        else:
+            fold = group_kfold(groups, config.n)
     pairs = pd.DataFrame({"patient": lesions["patient_id"].to_numpy(), "fold": fold}).drop_duplicates()
     per_patient = pairs.groupby("patient").size()
     if (split := per_patient[per_patient > 1]).size:
@@ -60,9 +96,29 @@ def assign(lesions: pd.DataFrame, config: FoldsConfig) -> pd.DataFrame:
         which = positives.index[bad][0]
         raise InputError(
             f"fold {which} holds {positives['sum'][which]} malignant of {positives['size'][which]} rows: "
-            "both classes are needed to train and to score; use fewer folds (--folds.n) or another --folds.group"
+            "both classes are needed to train and to score; use --folds.stratify, fewer folds (--folds.n), another "
+            "--folds.group, or folds of your own (--folds.file)"
         )
     return lesions.assign(fold=fold)
+
+
+def describe(lesions: pd.DataFrame, config: FoldsConfig) -> list[str]:
+    """Return a line on each fold: its rows, malignant rows and their patients; and advice where these are few.
+
+    Args:
+        lesions: with folds.
+        config: that made them.
+    """
+    lines, fewest = [], None
+    for fold, rows in lesions.groupby("fold"):
+        malignant = rows[rows["target"] == 1]
+        patients = malignant["patient_id"].nunique()
+        fewest = patients if fewest is None else min(fewest, patients)
+        lines.append(f"fold {fold}: {len(rows):,} rows, {len(malignant):,} malignant, of {patients:,} patients")
+    if fewest is not None and fewest < FEW_PATIENTS:
+        advice = "use fewer folds" if config.stratify or config.file else "consider --folds.stratify"
+        lines.append(f"a fold has malignant lesions of only {fewest} patients, too few for its metrics: {advice}")
+    return lines
 
 
 def _from_file(lesions: pd.DataFrame, config: FoldsConfig) -> np.ndarray:

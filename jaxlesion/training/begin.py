@@ -17,7 +17,7 @@ from jaxlesion.core.files import sha256
 from jaxlesion.core.hooks import ignore
 from jaxlesion.data.batches import Batches, open_batches, steps_per_epoch
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
-from jaxlesion.data.folds import assign, subset, training_rows
+from jaxlesion.data.folds import assign, describe, subset, training_rows
 from jaxlesion.data.schema import KEYS
 from jaxlesion.model.registry import build_model, find_backbone
 from jaxlesion.model.weights import find_weights, read_variables
@@ -111,8 +111,7 @@ def open_run(
     weights_sha = sha256(weights) if weights else None
     with first_alone():
         if not (config.run_dir / "config.json").is_file():
-            _create(config, dataset, data, weights, weights_sha)
-            say(f"a new run: {config.run_dir}")
+            _create(config, dataset, data, weights, weights_sha, say)
         run = Run.open(config.run_dir)  # another process may have created it meanwhile, with other options
         run.check_same(config, data)
         if run.manifest["weights"]["sha256"] != weights_sha:
@@ -123,7 +122,12 @@ def open_run(
 
 
 def _create(
-    config: TrainConfig, dataset: Dataset, data: dict[str, str], weights: Path | None, weights_sha: str | None
+    config: TrainConfig,
+    dataset: Dataset,
+    data: dict[str, str],
+    weights: Path | None,
+    weights_sha: str | None,
+    say: Callable[[str], None],
 ) -> None:
     if process_index() > 0:
         raise InputError(
@@ -135,6 +139,9 @@ def _create(
     manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
     kept = configuration.replace(config, {"distributed": DistributedConfig()})  # the next start may be another
     Run.create(config.run_dir, kept, lesions, manifest)
+    say(f"a new run: {config.run_dir}")
+    for line in describe(lesions, config.folds):
+        say(line)
 
 
 def check_trainable(config: TrainConfig, lesions: pd.DataFrame, weights: Path | None) -> None:

@@ -174,6 +174,8 @@ def test_a_whole_number_stands_for_a_float():
         ({"sampling.negatives_per_positive": 3.0}, "exactly one of --sampling.negatives-kept and"),
         ({"folds.group": None}, "exactly one of --folds.group and"),
         ({"folds.file": Path("f.csv")}, "exactly one of --folds.group and"),
+        ({"folds.stratify": True, "folds.file": Path("f.csv"), "folds.group": None}, "--folds.stratify"),
+        ({"folds.seed": 1}, "--folds.seed"),
         ({"folds.n": 1}, "--folds.n"),
         ({"folds.n": 128}, "--folds.n"),
         ({"model.dropout": 1.0}, "--model.dropout"),

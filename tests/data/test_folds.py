@@ -9,7 +9,16 @@ from sklearn.model_selection import GroupKFold
 
 from jaxlesion.core.config import FoldsConfig, SamplingConfig
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.folds import assign, group_kfold, sample, subset, training_rows, validation_rows
+from jaxlesion.data.folds import (
+    assign,
+    describe,
+    group_kfold,
+    sample,
+    stratified_group_kfold,
+    subset,
+    training_rows,
+    validation_rows,
+)
 from jaxlesion.data.lesions import read_lesions
 
 SIX = pd.DataFrame({"isic_id": list("abcdef"), "patient_id": list("ppqqrr"), "target": np.int8([0, 1] * 3)})
@@ -78,11 +87,72 @@ def test_most_folds_there_can_be():
     assert sorted(group_kfold(np.arange(127), 127)) == list(range(127))
 
 
+# StratifiedGroupKFold
+
+
+def of_the_competitions_shape(seed: int) -> pd.DataFrame:
+    """401,059 rows of 1,042 patients with log-normal numbers of lesions; 393 malignant ones of 259 patients."""
+    rng = np.random.default_rng(seed)
+    share = rng.lognormal(sigma=1.0, size=1042)
+    owner = np.repeat(np.arange(1042), 1 + rng.multinomial(401_059 - 1042, share / share.sum()))
+    target = np.zeros(len(owner), np.int8)
+    sick = rng.choice(1042, 259, replace=False)
+    first = np.searchsorted(owner, sick)
+    target[first] = 1
+    others = np.setdiff1d(np.flatnonzero(np.isin(owner, sick)), first)
+    target[rng.choice(others, 393 - 259, replace=False)] = 1
+    return pd.DataFrame({"patient_id": owner, "target": target})
+
+
+def test_stratified_folds_hold_nearly_equal_numbers_of_malignant_rows_and_keep_groups_together():
+    table = of_the_competitions_shape(0)
+    target, patients = table["target"].to_numpy(), table["patient_id"].to_numpy()
+    for seed in (0, 1):
+        fold = stratified_group_kfold(target, patients, 5, seed)
+        assert fold.dtype == np.int8
+        assert table.groupby("patient_id")["target"].size().shape == (1042,)
+        assert pd.DataFrame({"patient": patients, "fold": fold}).drop_duplicates().groupby("patient").size().max() == 1
+        assert np.ptp(np.bincount(fold, target)) <= 4
+    plain = np.bincount(group_kfold(patients, 5), target)
+    assert np.ptp(plain) > 4
+
+
+def test_stratified_folds_are_a_function_of_the_seed_and_follow_the_rows(lesions):
+    target, patients = lesions["target"].to_numpy(), lesions["patient_id"].to_numpy()
+    one, again, other = (stratified_group_kfold(target, patients, 5, seed).tolist() for seed in (0, 0, 1))
+    assert one == again != other
+    table = assign(lesions.drop(columns="fold"), FoldsConfig(stratify=True))
+    assert table["fold"].tolist() == one
+
+
+def test_fewer_malignant_rows_than_stratified_folds():
+    few = SIX.assign(target=[1, 0, 0, 0, 0, 0])
+    refused(lambda: assign(few, FoldsConfig(n=3, stratify=True)), "3 stratified folds", "3 and 1", "--folds.n")
+
+
+def test_a_line_for_each_fold_and_advice_where_malignant_patients_are_few():
+    table = pd.DataFrame(
+        {"patient_id": [f"p{i}" for i in range(60)], "target": [1, 0] * 30, "fold": [0] * 40 + [1] * 20}
+    )
+    assert describe(table, FoldsConfig()) == [
+        "fold 0: 40 rows, 20 malignant, of 20 patients",
+        "fold 1: 20 rows, 10 malignant, of 10 patients",
+    ]
+    fewer = describe(table.iloc[:58], FoldsConfig())
+    assert fewer[1:] == [
+        "fold 1: 18 rows, 9 malignant, of 9 patients",
+        "a fold has malignant lesions of only 9 patients, too few for its metrics: consider --folds.stratify",
+    ]
+    assert describe(table.iloc[:58], FoldsConfig(stratify=True))[-1].endswith("use fewer folds")
+
+
 def test_real_crops(real):
     table = assign(read_lesions(real / "train-metadata.csv"), FoldsConfig())
     assert table.groupby("fold")["target"].sum().tolist() == [51, 42, 53, 45, 46]
     assert table[table["target"] == 1].groupby("fold")["patient_id"].nunique().sum() == 131  # each in one fold
     assert table["fold"].value_counts().max() - table["fold"].value_counts().min() <= 1
+    stratified = assign(read_lesions(real / "train-metadata.csv"), FoldsConfig(stratify=True))
+    assert np.ptp(stratified.groupby("fold")["target"].sum()) <= 2
 
 
 # assign

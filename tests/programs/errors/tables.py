@@ -107,7 +107,7 @@ GROUPS = {
         Case(
             *("A fold would hold one class only", all_malignant_in_one_patient, train.main, TRAIN),
             "fold 1 holds 0 malignant of 21 rows: both classes are needed to train and to score; "
-            "use fewer folds (--folds.n) or another --folds.group",
+            "use --folds.stratify, fewer folds (--folds.n), another --folds.group, or folds of your own (--folds.file)",
             "Lower `--folds.n`, or give your own folds by `--folds.file`.",
         ),
         Case(
