@@ -1,15 +1,17 @@
-"""python -m jaxlesion.duplicates: images that are there more than once, pixel for pixel."""
+"""python -m jaxlesion.duplicates: images that are there more than once, pixel for pixel or nearly."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
-from jaxlesion.data.dataset import open_dataset
-from jaxlesion.data.duplicates import count, duplicates, pixel_digests
+from jaxlesion.data.dataset import Dataset, open_dataset
+from jaxlesion.data.duplicates import count, duplicates, grouped, pixel_digests
+from jaxlesion.data.near import groups_of, near_pairs, perceptual_hashes
 from jaxlesion.data.schema import KEYS
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
@@ -22,12 +24,15 @@ LISTED = 10  # groups that are printed
 
 @dataclass(frozen=True)
 class DuplicatesConfig:
-    """List the images that are there more than once, pixel for pixel."""
+    """List the images that are there more than once, pixel for pixel, or with --near those that look alike."""
 
     data_dir: Path | None = None
     """Folder with train-metadata.csv and the images [default: that of the run]."""
     run: Path | None = None
     """Folder of a run: its rows and folds."""
+    near: bool = False
+    """Find near-duplicates by a perceptual hash: images saved again, resized, brightened or slightly cropped. Those
+    of the test set, where there is one, are included, as fold `test`."""
     out: Path | None = None
     """Write all of them there, as CSV: group, isic_id, patient_id, target, and fold with --run."""
     workers: int = 2
@@ -47,11 +52,9 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
         raise InputError(f"--workers must be at least 1, not {config.workers}")
     dataset = open_dataset(folder, columns=KEYS)
     lesions = dataset.lesions if run is None else run.lesions(dataset)
-    with ProgressBar("hashing pixels", len(lesions)) as meter:
-        digests = pixel_digests(dataset.images, lesions["isic_id"], config.workers, meter.advance)
-    table = duplicates(lesions, digests)
-    counts = count(table)
-    say(f"{len(lesions):,} lesions: {counts.pop('lesions'):,} share their pixels, in {counts.pop('groups'):,} groups")
+    table = _near(lesions, dataset, folder, config.workers) if config.near else _equal(lesions, dataset, config.workers)
+    counts, what = count(table), "look alike" if config.near else "share their pixels"
+    say(f"{len(lesions):,} lesions: {counts.pop('lesions'):,} {what}, in {counts.pop('groups'):,} groups")
     for name, groups in counts.items():
         say(f"groups {name.replace('_', ' ')}: {groups:,}")
     for number, rows in table[table["group"] < LISTED].groupby("group"):
@@ -60,6 +63,24 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
         write_atomic(config.out, table.to_csv(index=False, lineterminator="\n"))
         say(f"all of them in {config.out}")
     return table
+
+
+def _equal(lesions: pd.DataFrame, dataset: Dataset, workers: int) -> pd.DataFrame:
+    with ProgressBar("hashing pixels", len(lesions)) as meter:
+        return duplicates(lesions, pixel_digests(dataset.images, lesions["isic_id"], workers, meter.advance))
+
+
+def _near(lesions: pd.DataFrame, dataset: Dataset, folder: Path, workers: int) -> pd.DataFrame:
+    splits = [(lesions, dataset.images)]
+    if (folder / "test-metadata.csv").is_file():
+        test = open_dataset(folder, "test", columns=KEYS)
+        splits.append((test.lesions.assign(fold="test"), test.images))
+    together = pd.concat([rows for rows, _ in splits], ignore_index=True)
+    with ProgressBar("hashing images", len(together)) as meter:
+        each = [perceptual_hashes(images, rows["isic_id"], workers, meter.advance) for rows, images in splits]
+    with ProgressBar("comparing hashes", len(together)) as meter:
+        pairs = near_pairs(np.concatenate(each), after=meter.advance)
+    return grouped(together, groups_of(pairs, len(together)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

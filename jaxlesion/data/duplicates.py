@@ -56,10 +56,14 @@ def duplicates(lesions: pd.DataFrame, digests: list[bytes]) -> pd.DataFrame:
         where the lesions have them; rows by group. Empty where every image is there once.
     """
     group = pd.factorize(np.array([digest.hex() for digest in digests], dtype=object))[0]
+    return grouped(lesions, np.where(pd.Series(group).duplicated(keep=False), group, -1))
+
+
+def grouped(lesions: pd.DataFrame, group: np.ndarray) -> pd.DataFrame:
+    """Return the table of `duplicates` from the group [n] of each lesion, -1 for lesions in none."""
     table = lesions[[c for c in SHOWN if c in lesions]].reset_index(drop=True)
-    table = table[pd.Series(group).duplicated(keep=False).to_numpy()]
-    numbers = pd.factorize(group[table.index])[0]
-    table.insert(0, "group", numbers)
+    table = table[group >= 0]
+    table.insert(0, "group", pd.factorize(group[table.index])[0])
     return table.sort_values("group", kind="stable", ignore_index=True)
 
 

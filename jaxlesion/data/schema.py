@@ -4,9 +4,14 @@ import re
 from collections.abc import Iterable
 
 KEYS = ("isic_id", "patient_id", "target", "fold")
-# Known only after a biopsy, or computed from it: present in training files, absent at test time. A model that sees
-# one of them sees the label.
-LABEL_SIDE_PREFIXES = ("lesion_id", "iddx_", "mel_", "tbp_lv_dnn_lesion_confidence")
+# Known only after a biopsy, or computed from it: absent at test time, and a model that sees one sees the label. Of this
+# challenge and of other files of ISIC, HAM10000 and PAD-UFES-20.
+LABEL_SIDE_PREFIXES = ("lesion_id", "iddx", "mel_", "tbp_lv_dnn_lesion_confidence", "diagnos", "histopath", "patholog")
+LABEL_SIDE = {
+    *("benign_malignant", "malignant", "benign", "melanoma", "seborrheic_keratosis", "label", "class", "ground_truth"),
+    *("dx", "dx_type", "concomitant_biopsy", "biopsied", "biopsed", "melanocytic", "nevus_type", "confirm_type"),
+    *("mel", "nv", "bcc", "ak", "akiec", "bkl", "df", "vasc", "scc", "unk"),
+}
 TEST_COLUMNS = (
     "isic_id", "patient_id", "age_approx", "sex", "anatom_site_general", "clin_size_long_diam_mm", "image_type",
     "tbp_tile_type", *(f"tbp_lv_{channel}{where}" for channel in "ABCHL" for where in ("", "ext")), "tbp_lv_areaMM2",
@@ -33,7 +38,8 @@ def is_number(column: str) -> bool:
 
 def is_label_side(column: str) -> bool:
     """Return whether a column leaks the label."""
-    return column.startswith(LABEL_SIDE_PREFIXES)
+    name = column.strip().lower()
+    return name in LABEL_SIDE or name.startswith(LABEL_SIDE_PREFIXES)
 
 
 def feature_columns(columns: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ from jaxlesion.core.hooks import SILENT, Hooks
 from jaxlesion.data.batches import Batches, open_batches
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.folds import assign, subset
+from jaxlesion.data.leaks import telling_columns
 from jaxlesion.data.metadata import metadata_features
 from jaxlesion.data.predictions import concatenate, predictions_table
 from jaxlesion.inference.neighbours import nearest
@@ -144,6 +145,8 @@ def _metadata(lesions: pd.DataFrame, fold: int, hooks: Hooks) -> np.ndarray:
     found = metadata_features(lesions, lesions["fold"].to_numpy() != fold)
     left_out = "".join(f", without {column} ({reason})" for column, reason in found.left_out.items())
     hooks.say(f"fold {fold}: {len(found.names)} features of the metadata{left_out}")
+    for column, area in telling_columns(lesions[lesions["fold"] != fold]).items():
+        hooks.say(f"fold {fold}: {column} alone tells the label (ROC AUC {area:.4f}): was it known before the biopsy?")
     return found.values
 
 

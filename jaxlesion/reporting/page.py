@@ -9,6 +9,7 @@ import jinja2
 
 from jaxlesion.core.config import to_dict
 from jaxlesion.data.folds import training_rows
+from jaxlesion.data.leaks import telling_columns
 from jaxlesion.evaluation.bootstrap import LEVEL
 from jaxlesion.evaluation.registry import CHOSEN, Table, headlines, printed
 from jaxlesion.evaluation.subgroups import MIN_POSITIVES
@@ -93,6 +94,8 @@ def data_facts(source: Source, name: str) -> dict[str, Any]:
         "held_out_malignant": int(source.table["target"].sum()),
         "trained": {k: len(rows) for k, rows in zip(source.folds, trained, strict=True)},
         "ids": hashlib.sha256(ids.encode()).hexdigest(),
+        "near": source.run.manifest.get("near_duplicates"),
+        "telling": telling_columns(lesions),
     }
 
 

@@ -14,10 +14,12 @@ from jaxlesion.core import config as configuration
 from jaxlesion.core.config import DistributedConfig, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
-from jaxlesion.core.hooks import ignore
+from jaxlesion.core.hooks import SILENT, Hooks, ignore
 from jaxlesion.data.batches import Batches, open_batches, steps_per_epoch
+from jaxlesion.data.cache import CACHE
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
-from jaxlesion.data.folds import assign, describe, subset, training_rows
+from jaxlesion.data.folds import assign, describe, subset, training_rows, validation_rows
+from jaxlesion.data.near import across_folds, kept_hashes, perceptual_hashes
 from jaxlesion.data.schema import KEYS
 from jaxlesion.model.registry import build_model, find_backbone
 from jaxlesion.model.weights import find_weights, read_variables
@@ -45,7 +47,7 @@ class OpenRun:
     weights: Path | None
 
 
-def begin(config: TrainConfig, say: Callable[[str], None] = ignore) -> OpenRun:
+def begin(config: TrainConfig, hooks: Hooks = SILENT) -> OpenRun:
     """Open the run in `config.run_dir`, created if need be, with its data and weights.
 
     Raises:
@@ -56,8 +58,8 @@ def begin(config: TrainConfig, say: Callable[[str], None] = ignore) -> OpenRun:
         weights = find_weights(config.weights, config.model.variant)
     dataset = open_dataset(config.data_dir, columns=(*KEYS, config.folds.group))
     if dataset.unused_images:
-        say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
-    run, lesions = open_run(config, dataset, weights, say)
+        hooks.say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
+    run, lesions = open_run(config, dataset, weights, hooks)
     with in_turn():
         batches = open_batches(config.data, lesions, dataset, run.manifest["data"]["images"])
     return OpenRun(run, lesions, batches, weights)
@@ -94,7 +96,7 @@ def agree(config: TrainConfig) -> TrainConfig:
 
 
 def open_run(
-    config: TrainConfig, dataset: Dataset, weights: Path | None, say: Callable[[str], None] = ignore
+    config: TrainConfig, dataset: Dataset, weights: Path | None, hooks: Hooks = SILENT
 ) -> tuple[Run, pd.DataFrame]:
     """Open the run in `config.run_dir`, created if need be.
 
@@ -111,7 +113,7 @@ def open_run(
     weights_sha = sha256(weights) if weights else None
     with first_alone():
         if not (config.run_dir / "config.json").is_file():
-            _create(config, dataset, data, weights, weights_sha, say)
+            _create(config, dataset, data, weights, weights_sha, hooks)
         run = Run.open(config.run_dir)  # another process may have created it meanwhile, with other options
         run.check_same(config, data)
         if run.manifest["weights"]["sha256"] != weights_sha:
@@ -127,7 +129,7 @@ def _create(
     data: dict[str, str],
     weights: Path | None,
     weights_sha: str | None,
-    say: Callable[[str], None],
+    hooks: Hooks,
 ) -> None:
     if process_index() > 0:
         raise InputError(
@@ -138,10 +140,39 @@ def _create(
     source = {"name": config.weights, "sha256": weights_sha}
     manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
     kept = configuration.replace(config, {"distributed": DistributedConfig()})  # the next start may be another
-    Run.create(config.run_dir, kept, lesions, manifest)
-    say(f"a new run: {config.run_dir}")
+    near = _near_duplicates(config, dataset, lesions, data["images"], hooks)
+    Run.create(config.run_dir, kept, lesions, manifest | {"near_duplicates": near})
+    hooks.say(f"a new run: {config.run_dir}")
     for line in describe(lesions, config.folds):
-        say(line)
+        hooks.say(line)
+
+
+def _near_duplicates(
+    config: TrainConfig, dataset: Dataset, lesions: pd.DataFrame, digest: str, hooks: Hooks
+) -> dict[str, int]:
+    """Count the sampled images that look like one of another fold, and say which is the first."""
+    samples = [
+        rows(lesions, fold, config.sampling, config.data.seed)
+        for fold in choose_folds(config.fold, np.unique(lesions["fold"]).tolist())
+        for rows in (training_rows, validation_rows)
+    ]
+    some = lesions.iloc[np.unique(np.concatenate(samples))].reset_index(drop=True)
+    path = CACHE / f"{digest[:24]}.phash.npz"
+    with hooks.progress("looking for near-duplicates", len(some)) as meter:
+        ids = some["isic_id"].tolist()
+        if config.data.cache:
+            hashes = kept_hashes(dataset.images, ids, path, config.data.workers, meter.advance)
+        else:
+            hashes = perceptual_hashes(dataset.images, ids, config.data.workers, meter.advance)
+    table = across_folds(some, hashes)
+    if len(table):
+        first = table[table["group"] == table["group"].iloc[0]].drop_duplicates("fold")
+        named = " and ".join(f"{isic_id} (fold {fold})" for isic_id, fold in first[["isic_id", "fold"]].values[:2])
+        hooks.say(
+            f"{len(table):,} of {len(some):,} images look like one of another fold, such as {named}: metrics may be "
+            "too good; python -m jaxlesion.duplicates --near lists them"
+        )
+    return {"images": len(some), "across_folds": len(table)}
 
 
 def check_trainable(config: TrainConfig, lesions: pd.DataFrame, weights: Path | None) -> None:

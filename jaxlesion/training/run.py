@@ -42,7 +42,7 @@ def train_run(
     use_cores(config.data.batch_size)  # several processes have done so when they joined
     started(config)
     hooks.observe("opened")
-    opened = begin(config, hooks.say)
+    opened = begin(config, hooks)
     folds = from_first(lambda: folds_to_train(opened.run, config))
     for fold in folds:
         table = train_fold_of(opened, config, fold, hooks)

@@ -117,7 +117,12 @@ def test_only_the_wanted_columns_are_read(read):
 
 @pytest.mark.parametrize(
     "column",
-    ["lesion_id", "iddx_full", "iddx_1", "iddx_5", "mel_mitotic_index", "mel_thick_mm", "tbp_lv_dnn_lesion_confidence"],
+    [
+        *("lesion_id", "iddx_full", "iddx_1", "iddx_5", "mel_mitotic_index", "mel_thick_mm"),
+        *("tbp_lv_dnn_lesion_confidence", "diagnosis", "diagnosis_1", "diagnosis_confirm_type", "diagnostic", "dx"),
+        *("dx_type", "benign_malignant", "concomitant_biopsy", "biopsied", "biopsed", "melanocytic", "nevus_type"),
+        *("pathology", "histopathology", "MEL", "Benign_Malignant", "mel_class"),
+    ],
 )
 def test_the_labels_side_is_marked_kept_and_never_a_feature(read, column):
     assert is_label_side(column)

@@ -1,17 +1,23 @@
 """The published commands, end to end, on demo lesions with the tiny network."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 
-from jaxlesion import evaluate, predict, train
+from jaxlesion import duplicates, evaluate, predict, report, train
+from jaxlesion.core.config import FoldsConfig
 from jaxlesion.data.dataset import open_dataset
+from jaxlesion.data.folds import assign
+from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.predictions import COLUMNS, read_predictions
 from jaxlesion.evaluate import EvaluateConfig
 from jaxlesion.evaluation.registry import summary
@@ -24,7 +30,9 @@ def test_a_run_is_a_folder_with_everything_in_it(tiny_run, demo):
     run = Run.open(tiny_run)
     assert run.config.data_dir == demo
     assert run.config.epochs == 2
-    assert set(run.manifest) == {"versions", "git_commit", "platform", "devices", "rows", "data", "weights"}
+    assert set(run.manifest) == {
+        *("versions", "git_commit", "platform", "devices", "rows", "data", "weights", "near_duplicates"),
+    }
     folds = run.folds_table()
     assert len(folds) == run.manifest["rows"] == 120
     assert folds.groupby("patient_id")["fold"].nunique().max() == 1
@@ -272,3 +280,22 @@ def test_the_first_command_trains_the_demo_and_the_network_learns(tmp_path, monk
     oof = read_predictions(Path("run/oof.csv"))
     assert summary(oof["target"].to_numpy(np.int8), oof["prediction"].to_numpy())["roc_auc"] > 0.75
     assert "mean nothing clinically" in capsys.readouterr().out
+
+
+def test_near_duplicates_in_two_folds_are_said_and_the_report_repeats_it(demo, tiny_command, tmp_path, capsys):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(demo, data)
+    folds = assign(read_lesions(demo / "train-metadata.csv"), FoldsConfig())
+    one, other = (folds["isic_id"][(folds["fold"] == k) & (folds["target"] == 1)].iloc[0] for k in (0, 1))
+    with h5py.File(data / "train-image.hdf5", "r+") as file:
+        image = cv2.imdecode(np.frombuffer(file[one][()], np.uint8), cv2.IMREAD_COLOR)
+        del file[other]
+        file[other] = np.bytes_(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes())
+    train.main([*tiny_command[2:], "--data-dir", str(data), "--run-dir", str(run), "--epochs", "1"])
+    named = " and ".join(f"{i} \\(fold {k}\\)" for i, k in sorted([(one, 0), (other, 1)]))
+    assert re.search(f"2 of .* images look like one of another fold, such as {named}: ", capsys.readouterr().out)
+    assert Run.open(run).manifest["near_duplicates"]["across_folds"] == 2
+    report.main(["--run", str(run), "--bootstrap", "0"])
+    assert "look like one of another fold" in (run / "report" / "report.html").read_text()
+    duplicates.main(["--run", str(run), "--near", "--out", str(tmp_path / "near.csv")])
+    assert pd.read_csv(tmp_path / "near.csv")["isic_id"].tolist() == sorted([one, other])

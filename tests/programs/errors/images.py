@@ -81,7 +81,6 @@ GROUPS = {
             *("An image that cannot be decoded", changed_image(without_tables), train.main, TRAIN),
             f"image ISIC_0007 cannot be decoded; {SOUND}",
             "Get the file again, or remove its row.",
-            leaves=True,
         ),
         Case(
             *("An image that is a link to elsewhere", link_out_of_the_folder, train.main, TRAIN),
