@@ -9,6 +9,7 @@ from jaxlesion.core.files import write_atomic
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.evaluation.bootstrap import RESAMPLES
 from jaxlesion.evaluation.compare import P_NOTE, Comparison, compare
+from jaxlesion.evaluation.spread import spread_over
 from jaxlesion.evaluation.subgroups import as_text, by_subgroup
 from jaxlesion.evaluation.summary import (
     POOLED,
@@ -39,7 +40,7 @@ class EvaluateConfig(LabelledOptions):
     bootstrap: int = RESAMPLES
     """Draws for the intervals: of patients, or of rows where no patient has two. 0 for no intervals."""
     subgroups: bool = False
-    """Also by sex, age, site, hospital, kind of tile and size, and sensitivity by diagnosis, where these are known."""
+    """Also by sex, age, skin tone, site, hospital, kind of tile and size, and sensitivity by diagnosis, where known."""
     out: Path | None = None
     """Write the predictions there, as CSV."""
     json: Path | None = None
@@ -65,7 +66,13 @@ def evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
     for note in notes:
         say(note)
     if config.subgroups:
-        say(as_text(by_subgroup(source.table, source.lesions, config.threshold, resamples=config.bootstrap)))
+        found = by_subgroup(source.table, source.lesions, config.threshold, resamples=config.bootstrap)
+        say(as_text(found))
+        if (spread := spread_over(found)) is not None:
+            say(
+                f"hospitals: ROC AUC {spread.mean:.3f} on average over {spread.k}, spread tau = {spread.tau:.2f} on "
+                f"the logit scale, I^2 = {spread.i2:.0%}"
+            )
     if config.out is not None:
         write_predictions(config.out, source.table)
     if config.json is not None:

@@ -1,4 +1,4 @@
-"""Metrics by sex, age, site, hospital, kind of tile and size of the lesion, and sensitivity by diagnosis."""
+"""Metrics by sex, age, skin tone, site, hospital, kind of tile and size, and sensitivity by diagnosis."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,13 +14,19 @@ from jaxlesion.evaluation.registry import classification
 from jaxlesion.evaluation.summary import patients_of
 
 # Columns of the competition's metadata, used where present; attribution is the hospital.
-VARIABLES = ("sex", "age_approx", "anatom_site_general", "attribution", "tbp_tile_type", "clin_size_long_diam_mm")
+VARIABLES = (
+    *("sex", "age_approx", "skin_tone", "fitzpatrick", "fitzpatrick_skin_type", "anatom_site_general", "attribution"),
+    *("tbp_tile_type", "clin_size_long_diam_mm"),
+)
+SKIN = ("tbp_lv_Lext", "tbp_lv_Bext")  # L* and b* of the skin around the lesion, which `skin_tone` follows from
 # Numbers go by bands: from one edge to below the next. In years, and in mm: 6 is the D of the ABCD rule.
 BANDS = {
     "age_approx": ((30, 45, 60, 75), ("<30", "30-44", "45-59", "60-74", ">=75")),
+    "skin_tone": ((-30, 10, 28, 41, 55), ("dark", "brown", "tan", "intermediate", "light", "very light")),
     "clin_size_long_diam_mm": ((3, 4, 6), ("<3 mm", "3 to <4 mm", "4 to <6 mm", ">=6 mm")),
 }
 DIAGNOSES = ("iddx_2", "iddx_3")  # known after a biopsy: for reports, never for training
+COLUMNS = (*VARIABLES, *SKIN, *DIAGNOSES)  # of the metadata, as far as they are there
 MIN_POSITIVES = 10
 METRICS = {"roc_auc": "roc_auc", "sensitivity": "malignant_recall"}  # by name of the column, the key in `registry`
 
@@ -62,7 +68,7 @@ def by_subgroup(
         InputError: a lesion that the metadata lacks or without a target.
     """
     _check(table, lesions)
-    described = lesions.set_index("isic_id").loc[table["isic_id"]].reset_index()
+    described = with_skin_tone(lesions.set_index("isic_id").loc[table["isic_id"]].reset_index())
     patient = table["patient_id"].astype("string").reset_index(drop=True)
     if "patient_id" in described:
         patient = patient.fillna(described["patient_id"].astype("string"))
@@ -82,6 +88,19 @@ def by_subgroup(
     names = [name + end for name in METRICS for end in ("", "_low", "_high")]
     found = pd.DataFrame(records, columns=["variable", "group", "n", "positives", "patients", *names, "withheld"])
     return found.astype({"patients": "Int64"})
+
+
+def with_skin_tone(lesions: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `skin_tone`, the individual typology angle in degrees, if the skin's colour is known.
+
+    ITA = arctan((L* - 50) / b*) (Chardon, Cretois and Hourseau 1991), here of the skin around a lesion in a photograph
+    that is not calibrated: a rank of lightness rather than a measurement. The classes' cuts are 55, 41, 28, 10 and -30
+    degrees (Del Bino and Bernerd 2013).
+    """
+    if not {*SKIN} <= {*lesions.columns}:
+        return lesions
+    light, yellow = (numbers(lesions[column]) for column in SKIN)
+    return lesions.assign(skin_tone=np.rad2deg(np.arctan2(light - 50, yellow)))
 
 
 def _check(table: pd.DataFrame, lesions: pd.DataFrame) -> None:

@@ -14,12 +14,11 @@ from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.predictions import concatenate, read_predictions
 from jaxlesion.data.schema import KEYS
-from jaxlesion.evaluation.subgroups import DIAGNOSES, VARIABLES
+from jaxlesion.evaluation import subgroups
 from jaxlesion.evaluation.summary import PRIOR_NOTE, rows_of_run
 from jaxlesion.inference.predictor import data_config, predict_ensemble, predict_out_of_fold
 from jaxlesion.runs.store import Run
 
-COLUMNS = (*KEYS, *VARIABLES, *DIAGNOSES)  # of the metadata: for metrics and subgroups
 BEST_NOTE = "checkpoint best: its epoch was chosen on rows of this very fold, so these figures are too good"
 
 
@@ -107,11 +106,11 @@ def is_external(run: Run, dataset: Dataset) -> bool:
 
 def _metadata(options: LabelledOptions) -> pd.DataFrame | None:
     labels = options.metadata or (options.data_dir and options.data_dir / "train-metadata.csv")
-    return None if labels is None else read_lesions(labels, columns=COLUMNS)
+    return None if labels is None else read_lesions(labels, columns=(*KEYS, *subgroups.COLUMNS))
 
 
 def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labelled:
-    dataset = open_dataset(options.data_dir or run.config.data_dir, columns=COLUMNS)
+    dataset = open_dataset(options.data_dir or run.config.data_dir, columns=(*KEYS, *subgroups.COLUMNS))
     digests = fingerprint(dataset)
     config = data_config(run, options.batch_size)
     notes = [PRIOR_NOTE] + ([BEST_NOTE] if options.checkpoint == "best" else [])

@@ -10,7 +10,7 @@ from jaxlesion.data.predictions import predictions_table, read_predictions
 from jaxlesion.evaluation.bootstrap import Scores, interval, resample
 from jaxlesion.evaluation.metrics import roc_auc
 from jaxlesion.evaluation.registry import classification
-from jaxlesion.evaluation.subgroups import VARIABLES, as_text, by_subgroup
+from jaxlesion.evaluation.subgroups import VARIABLES, as_text, by_subgroup, with_skin_tone
 
 N = 600
 FIGURES = ["roc_auc", "roc_auc_low", "roc_auc_high", "sensitivity", "sensitivity_low", "sensitivity_high"]
@@ -184,7 +184,8 @@ def test_a_run_on_the_competitions_columns(tiny_run, demo):
     table, metadata = read_predictions(tiny_run / "oof.csv"), read_lesions(demo / "train-metadata.csv")
     found = by_subgroup(table, metadata, resamples=20, after=groups.append)
     assert groups == found["group"].tolist()
-    assert found["variable"].unique().tolist() == [*VARIABLES, "iddx_2", "iddx_3"]
+    there = [name for name in VARIABLES if not name.startswith("fitzpatrick")]  # which the challenge does not have
+    assert found["variable"].unique().tolist() == [*there, "iddx_2", "iddx_3"]
     text = as_text(found).splitlines()
     assert len(text) == len(found) + 1
     assert "fewer than 10 malignant rows" in text[1]
@@ -195,3 +196,22 @@ def test_text_shows_a_figure_with_its_interval(found):
     (text,) = (t for t in as_text(found).splitlines() if t.split()[:2] == ["sex", "female"])
     assert f"{row['roc_auc']:.3f} ({row['roc_auc_low']:.3f} to {row['roc_auc_high']:.3f})" in text
     assert not {"nan", "<NA>"} & set(as_text(found).split())
+
+
+def test_skin_tone_is_the_typology_angle_in_its_classes():
+    """ITA of 45 degrees where L* - 50 = b*, and the classes' cuts belong to the lighter one."""
+    angle = np.array([60, 55, 54.9, 41, 28, 10, 9.9, -30, -30.1])
+    lesions = pd.DataFrame({"tbp_lv_Lext": 50 + 20 * np.tan(np.deg2rad(angle)), "tbp_lv_Bext": 20.0})
+    lesions.loc[9] = [np.nan, 20.0]
+    tones = with_skin_tone(lesions.round(9))["skin_tone"]
+    np.testing.assert_allclose(tones[:9], angle)
+    assert np.isnan(tones[9])
+    assert "skin_tone" not in with_skin_tone(lesions[["tbp_lv_Lext"]])
+
+
+def test_skin_tones_are_groups_from_dark_to_very_light(table, lesions):
+    angle = np.linspace(-60, 80, len(lesions))
+    lesions = lesions.assign(tbp_lv_Lext=50 + 20 * np.tan(np.deg2rad(angle)), tbp_lv_Bext=20.0)
+    groups = by_subgroup(table, lesions, resamples=0).query("variable == 'skin_tone'")
+    assert groups["group"].tolist() == ["dark", "brown", "tan", "intermediate", "light", "very light"]
+    assert groups["n"].sum() == len(table)
