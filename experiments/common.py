@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 from experiments import results
 from experiments.results import Section
 from jaxlesion.core import config as configuration
+from jaxlesion.core import fields
 from jaxlesion.core.config import Preset, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256, write_atomic
@@ -126,7 +127,7 @@ class Context:
     def search_key(self) -> dict[str, Any]:
         """Return everything a neighbour search depends on, except the requested features and folds."""
         weights = find_weights(self.config.weights, self.config.model.variant)
-        training = configuration.identity(configuration.replace(self.config, {"fold": (0,)}))
+        training = configuration.identity(fields.replace(self.config, {"fold": (0,)}))
         return {"data": fingerprint(self.dataset), "weights": weights and sha256(weights), "training": training}
 
     def _parsed(self, preset: Preset) -> TrainConfig:
@@ -135,7 +136,7 @@ class Context:
             argv += [*SHRUNK, "--weights", str(_random_weights(self.options.out))]
             if not any(word.startswith("--sampling") for word in self.options.training):
                 argv += ["--sampling.negatives-per-positive", "1"]
-        return configuration.replace(parse_train([*argv, *self.options.training]), {"fold": self.options.fold})
+        return fields.replace(parse_train([*argv, *self.options.training]), {"fold": self.options.fold})
 
     def config_of(self, setting: Setting) -> TrainConfig:
         """Return the complete, checked configuration of a run."""
@@ -143,9 +144,9 @@ class Context:
         changes: dict[str, Any] = {"epochs": epochs, "run_dir": self.options.out / "runs" / setting.name}
         if setting.full:
             changes |= {"sampling.negatives_kept": 1.0, "sampling.negatives_per_positive": None}
-        config = configuration.replace(self._parsed(setting.preset), changes)
+        config = fields.replace(self._parsed(setting.preset), changes)
         configuration.check(config)
-        return configuration.replace(config, {"data_dir": config.data_dir.resolve()})
+        return fields.replace(config, {"data_dir": config.data_dir.resolve()})
 
     def run(self, setting: Setting) -> Run:
         """Return the run with its requested folds finished, training those that are missing.
@@ -158,7 +159,7 @@ class Context:
         missing = set(self.folds(run)) - set(run.finished_folds())
         if missing:
             say(f"run {setting.name}: training fold {' '.join(map(str, sorted(missing)))}")
-            return train(configuration.replace(config, {"resume": True}))
+            return train(fields.replace(config, {"resume": True}))
         say(f"run {setting.name}: finished before")
         return run
 

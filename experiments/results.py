@@ -15,6 +15,7 @@ import jax
 import pandas as pd
 
 from jaxlesion.core import config as configuration
+from jaxlesion.core import fields
 from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
@@ -150,9 +151,7 @@ def shown(metric: Estimate | float | None, digits: int = 3) -> str:
 def described(run: Run) -> str:
     """Describe a run in one line: settings, weights, time and machine."""
     manifest, differing = run.manifest, differences(run.config)
-    options = " ".join(
-        f"`{configuration.flag(name)} {value}`" for name, value in differing.items() if value is not None
-    )
+    options = " ".join(f"`{fields.flag(name)} {value}`" for name, value in differing.items() if value is not None)
     weights = manifest["weights"]
     name = Path(weights["name"]).name + (f" (SHA-256 {weights['sha256'][:12]}...)" if weights["sha256"] else "")
     folds = run.finished_folds()

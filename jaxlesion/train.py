@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pandas as pd
 
-from jaxlesion.core import config as configuration
+from jaxlesion.core import fields
 from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.hooks import Hooks, ignore
 from jaxlesion.evaluation.summary import PRIOR_NOTE, EvalOptions, resampled_by, summarise_run
@@ -48,7 +48,7 @@ def _printed_by_the_first() -> Iterator[None]:
 
 
 def _print_config(config: TrainConfig) -> None:
-    say(json.dumps(configuration.to_dict(config), indent=2))
+    say(json.dumps(fields.to_dict(config), indent=2))
 
 
 def _print_fold(run: Run, lesions: pd.DataFrame, table: pd.DataFrame) -> None:

@@ -3,17 +3,15 @@
 `TrainConfig` is both the command line of `python -m jaxlesion.train` and the `config.json` of a run.
 """
 
-import builtins
-import contextlib
 import dataclasses
 import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.fields import flag, lookup, to_dict
 from jaxlesion.core.ranges import (
     ABOVE_0,
     ABOVE_0_FINITE,
@@ -206,21 +204,6 @@ NOT_IDENTITY_DATA = ("workers", "cache", "cache_gib", "on_device")  # of `data`:
 EXCLUSIVE = (("sampling.negatives_kept", "sampling.negatives_per_positive"), ("folds.group", "folds.file"))
 
 
-def replace(config: Any, changes: Mapping[str, Any]) -> Any:
-    """Return the configuration with other values at dotted names, as `replace(config, {"optim.clip": 1.0})`."""
-    for name, value in changes.items():
-        head, _, rest = name.partition(".")
-        config = dataclasses.replace(config, **{head: replace(getattr(config, head), {rest: value}) if rest else value})
-    return config
-
-
-def lookup(config: Any, name: str) -> Any:
-    """Return the value at a dotted name."""
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
-
-
 def check(config: TrainConfig) -> None:
     """Raise InputError for values that cannot work together or are out of range."""
     for a, b in EXCLUSIVE:
@@ -256,68 +239,6 @@ def _check_distributed(config: DistributedConfig) -> None:
         raise InputError(f"--distributed.coordinator must be HOST:PORT, not {config.coordinator}")
     if not 0 <= config.index < config.processes:
         raise InputError(f"--distributed.index must be 0 to {config.processes - 1}, not {config.index}")
-
-
-def flag(name: str) -> str:
-    """Return the command-line spelling of a dotted field name."""
-    return "--" + name.replace("_", "-")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a JSON-ready dictionary; `from_dict` is the inverse."""
-    return {
-        f.name: to_dict(value) if dataclasses.is_dataclass(value) else str(value) if isinstance(value, Path) else value
-        for f in dataclasses.fields(config)
-        for value in [getattr(config, f.name)]
-    }
-
-
-def from_dict(data: Mapping[str, Any], source: str, kind: type = TrainConfig, prefix: str = "") -> Any:
-    """Rebuild a configuration read from `source` (a file's name, for the message).
-
-    Raises:
-        InputError: a key that does not exist or a value of another type, naming the file and the key.
-    """
-    if not isinstance(data, Mapping):
-        raise InputError(f"{source}: {prefix.removesuffix('.') or 'it'} is {data!r}, not a group of options")
-    known = typing.get_type_hints(kind)
-    if unknown := sorted(set(data) - set(known)):
-        raise InputError(
-            f"{source}: there is no option {prefix}{unknown[0]}; remove it or use the version that wrote it"
-        )
-    values = {}
-    for name, value in data.items():
-        if dataclasses.is_dataclass(known[name]):
-            values[name] = from_dict(value, source, known[name], f"{prefix}{name}.")
-        else:
-            try:
-                values[name] = _from_json(value, known[name])
-            except TypeError:
-                raise InputError(
-                    f"{source}: {prefix}{name} is {value!r}, which this option cannot be; put back what training wrote"
-                ) from None
-    return kind(**values)
-
-
-def _from_json(value: Any, hint: Any) -> Any:
-    """Return `value` as the type `hint` of a field. TypeError where it is none of that type."""
-    choices = typing.get_args(hint)
-    match typing.get_origin(hint):
-        case types.UnionType | typing.Union:
-            for choice in choices:
-                with contextlib.suppress(TypeError):
-                    return _from_json(value, choice)
-        case typing.Literal if value in choices:
-            return value
-        case builtins.tuple if isinstance(value, list):
-            return tuple(_from_json(item, choices[0]) for item in value)
-        case None if hint is Path and isinstance(value, str):
-            return Path(value)
-        case None if hint is float and type(value) in (int, float):
-            return float(value)
-        case None if type(value) is hint:
-            return value
-    raise TypeError(hint)
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:

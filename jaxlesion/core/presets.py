@@ -4,7 +4,8 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlesion.core.config import Preset, TrainConfig, replace
+from jaxlesion.core.config import Preset, TrainConfig
+from jaxlesion.core.fields import replace
 
 PRESETS: Mapping[Preset, dict[str, Any]] = types.MappingProxyType(
     {

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
-from jaxlesion.core import config as configuration
+from jaxlesion.core import fields
 from jaxlesion.core.errors import InputError
 
 # A float32 sigmoid is 0 below a logit of about -88 and 1 above 17; both ends get finite log odds beyond all others.
@@ -120,7 +120,7 @@ def from_dict(data: Any, source: str) -> Calibration:
         InputError: something is missing, superfluous or not a finite number; the message names the file `source`.
     """
     try:
-        folds = tuple(configuration.from_dict(fold, source, FoldCalibration) for fold in data["folds"])
+        folds = tuple(fields.from_dict(fold, source, FoldCalibration) for fold in data["folds"])
         found = Calibration(float(data["temperature"]), folds)
         numbers = [found.temperature, *(f.offset for f in folds), *(f.temperature or 1.0 for f in folds)]
     except (KeyError, TypeError, ValueError):

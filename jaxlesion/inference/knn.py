@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from jaxlesion.core import config as configuration
-from jaxlesion.core.config import DataConfig, FoldsConfig, ModelConfig, TrainConfig, flag, lookup
+from jaxlesion.core import fields
+from jaxlesion.core.config import DataConfig, FoldsConfig, ModelConfig, TrainConfig
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.fields import flag, lookup
 from jaxlesion.core.hooks import SILENT, Hooks
 from jaxlesion.data.batches import Batches, open_batches
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
@@ -126,7 +128,7 @@ def _open(options: KnnOptions) -> _Searched:
             raise InputError(f"--run has its own {flag(name)}: leave that out")
     run = Run.open(options.run)
     own = {name: lookup(run.config, name) for name in OF_THE_RUN}
-    training = configuration.replace(TrainConfig(fold=options.fold, data=options.data), own)
+    training = fields.replace(TrainConfig(fold=options.fold, data=options.data), own)
     configuration.check(training)
     return _Searched(training, run, *run.open_data(options.data_dir))
 

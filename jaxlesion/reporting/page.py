@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from jaxlesion.core.config import to_dict
+from jaxlesion.core.fields import to_dict
 from jaxlesion.data.folds import training_rows
 from jaxlesion.data.leaks import telling_columns
 from jaxlesion.evaluation.bootstrap import LEVEL

@@ -14,6 +14,7 @@ import filelock
 import pandas as pd
 
 from jaxlesion.core import config as configuration
+from jaxlesion.core import fields
 from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import LEFT_OVER, remove_left_over, without_nan, write_atomic
@@ -122,7 +123,7 @@ class Run:
         path = folder / "config.json"
         if not path.is_file():
             raise InputError(f"{folder} is not a run: it has no config.json; give the folder that training wrote")
-        config = configuration.from_dict(_read_json(path), str(path))
+        config = fields.from_dict(_read_json(path), str(path), TrainConfig)
         configuration.check(config)
         return cls(folder, config)
 
@@ -150,7 +151,7 @@ class Run:
             columns = ["isic_id", "patient_id", "target", "fold"]
             write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
             write_atomic(folder / "folds.csv", lesions[columns].to_csv(index=False, lineterminator="\n"))
-            write_atomic(folder / "config.json", json.dumps(configuration.to_dict(config), indent=2) + "\n")
+            write_atomic(folder / "config.json", json.dumps(fields.to_dict(config), indent=2) + "\n")
         return cls(folder, config)
 
     def check_same(self, config: TrainConfig, data: dict[str, str]) -> None:
@@ -256,7 +257,7 @@ class Run:
 def difference(a: TrainConfig, b: TrainConfig) -> tuple[str, Any, Any] | None:
     """Return the first option that makes them different runs, and its values; None if they are the same."""
     ours, theirs = (_flat(configuration.identity(c)) for c in (a, b))
-    return next(((configuration.flag(k), v, theirs[k]) for k, v in ours.items() if theirs[k] != v), None)
+    return next(((fields.flag(k), v, theirs[k]) for k, v in ours.items() if theirs[k] != v), None)
 
 
 def make_manifest(

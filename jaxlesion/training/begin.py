@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxlesion.core import config as configuration
+from jaxlesion.core import fields
 from jaxlesion.core.config import DistributedConfig, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
@@ -75,8 +75,8 @@ def locate(config: TrainConfig, say: Callable[[str], None] = ignore) -> TrainCon
 
         say(f"No --data-dir: training on drawn demo lesions. {DEMO_NOTE}")
         changes["data_dir"] = write_demo(Path("ckpt") / "demo-data")
-    config = configuration.replace(config, changes)
-    return configuration.replace(config, {"data_dir": config.data_dir.resolve()})
+    config = fields.replace(config, changes)
+    return fields.replace(config, {"data_dir": config.data_dir.resolve()})
 
 
 def agree(config: TrainConfig) -> TrainConfig:
@@ -87,12 +87,12 @@ def agree(config: TrainConfig) -> TrainConfig:
     """
     if process_count() == 1:
         return config
-    first = configuration.from_dict(from_first(lambda: configuration.to_dict(config)), "the first process")
+    first = fields.from_dict(from_first(lambda: fields.to_dict(config)), "the first process", TrainConfig)
     if (differs := difference(first, config)) is not None:
         option, theirs, ours = differs
         raise InputError(f"{option} is {ours}, and {theirs} in process 0: give all processes the same options")
     same = ("run_dir", "fold", "resume", "checkpoint", "data.on_device")
-    return configuration.replace(config, {name: configuration.lookup(first, name) for name in same})
+    return fields.replace(config, {name: fields.lookup(first, name) for name in same})
 
 
 def open_run(
@@ -139,7 +139,7 @@ def _create(
     check_trainable(config, lesions, weights)
     source = {"name": config.weights, "sha256": weights_sha}
     manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
-    kept = configuration.replace(config, {"distributed": DistributedConfig()})  # the next start may be another
+    kept = fields.replace(config, {"distributed": DistributedConfig()})  # the next start may be another
     near = _near_duplicates(config, dataset, lesions, data["images"], hooks)
     Run.create(config.run_dir, kept, lesions, manifest | {"near_duplicates": near})
     hooks.say(f"a new run: {config.run_dir}")

@@ -12,8 +12,10 @@ from typing import TypeVar
 import tyro
 
 from jaxlesion.core import config as configuration
-from jaxlesion.core.config import EXCLUSIVE, DistributedConfig, TrainConfig, flag
+from jaxlesion.core import fields
+from jaxlesion.core.config import EXCLUSIVE, DistributedConfig, TrainConfig
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.fields import flag
 from jaxlesion.core.presets import PRESETS, preset
 from jaxlesion.runs.store import Run
 
@@ -73,7 +75,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
         started = {int(p.parent.name.removeprefix("fold_")) for p in run.folder.glob("fold_*/checkpoints")}
         fold = run.config.fold if run.config.fold == "all" else tuple(sorted({*run.config.fold, *started}))
         changed = {"fold": fold, "run_dir": run.folder, "resume": False, "distributed": DistributedConfig()}
-        base = configuration.replace(run.config, changed)
+        base = fields.replace(run.config, changed)
     else:
         names = PRESETS
         if early.preset is not None and early.preset not in names:
@@ -84,7 +86,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
         if len(given) == 2:
             raise InputError(f"{flag(given[0])} and {flag(given[1])} replace one another: give one of them")
         if given:
-            base = configuration.replace(base, {next(name for name in pair if name not in given): None})
+            base = fields.replace(base, {next(name for name in pair if name not in given): None})
     config = parse(TrainConfig, argv, "train", base)
     configuration.check(config)
     if config.data_dir is None and config.preset != "demo":

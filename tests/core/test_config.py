@@ -7,19 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxlesion.core.config import (
-    RECIPES,
-    Preset,
-    Recipe,
-    TrainConfig,
-    check,
-    from_dict,
-    identity,
-    lookup,
-    replace,
-    to_dict,
-)
+from jaxlesion.core.config import RECIPES, Preset, Recipe, TrainConfig, check, identity
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.fields import from_dict, lookup, replace, to_dict
 from jaxlesion.core.presets import PRESETS, preset
 
 FILES = {"data_dir": Path("d"), "run_dir": Path("r"), "folds.file": Path("f.csv"), "folds.group": None}
@@ -30,7 +20,7 @@ OTHERS = {"fold": (0, 2), "optim.clip": 1.0, "optim.ema": 0.99, "data.max_record
 @pytest.mark.parametrize("changes", [{}, FILES, OTHERS, {"fold": "all"}], ids=["as it is", "files", "others", "all"])
 def test_json_round_trip(name, changes):
     config = replace(preset(name), changes)
-    assert from_dict(json.loads(json.dumps(to_dict(config), allow_nan=False)), "config.json") == config
+    assert from_dict(json.loads(json.dumps(to_dict(config), allow_nan=False)), "config.json", TrainConfig) == config
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -103,7 +93,7 @@ def altered(name: str, value: object) -> dict:
 def test_unknown_key_in_the_file(name):
     data = altered(name, 1) if name != "data.seed.x" else altered("data", {"seed.x": 1})
     with pytest.raises(InputError, match=r"^run/config\.json: there is no option ") as caught:
-        from_dict(data, "run/config.json")
+        from_dict(data, "run/config.json", TrainConfig)
     assert f"option {name};" in str(caught.value)
 
 
@@ -134,19 +124,19 @@ def test_unknown_key_in_the_file(name):
 )
 def test_wrong_type_in_the_file(name, value):
     with pytest.raises(InputError, match=rf"^run/config\.json: {name} is ") as caught:
-        from_dict(altered(name, value), "run/config.json")
+        from_dict(altered(name, value), "run/config.json", TrainConfig)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [None, 3, "text", [], [1]])
 def test_a_file_that_holds_no_group(content):
     with pytest.raises(InputError, match=r"run/config\.json"):
-        from_dict(content, "run/config.json")
+        from_dict(content, "run/config.json", TrainConfig)
 
 
 def test_a_whole_number_stands_for_a_float():
-    assert from_dict(altered("optim.clip", 1), "x").optim.clip == 1.0
-    assert from_dict(altered("optim.pos_weight", 2), "x").optim.pos_weight == 2.0
+    assert from_dict(altered("optim.clip", 1), "x", TrainConfig).optim.clip == 1.0
+    assert from_dict(altered("optim.pos_weight", 2), "x", TrainConfig).optim.pos_weight == 2.0
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ ELSEWHERE = {  # functions that write without `write_atomic`, and why no half-wr
     "jaxlesion/data/demo.py write_demo": "in a folder that is renamed when it is complete",
     "jaxlesion/data/isic2024.py _generate_examples": "into the folder that TFDS renames when the dataset is prepared",
     "jaxlesion/data/hdf5.py kept_index": MEMORY,
+    "jaxlesion/data/near.py _keep": MEMORY,
     "jaxlesion/model/port.py write_safetensors": "safetensors' save, into memory",
     "jaxlesion/reporting/plots.py png": MEMORY,
     "experiments/augmentation_sheet.py draw_sheet": MEMORY,

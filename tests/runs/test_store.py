@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxlesion.core.config import TrainConfig, flag, identity, replace
+from jaxlesion.core.config import TrainConfig, identity
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.fields import flag, replace
 from jaxlesion.core.files import without_nan
 from jaxlesion.data.predictions import COLUMNS, predictions_table, read_predictions, write_predictions
 from jaxlesion.runs.store import FoldDir, Run, _flat, make_manifest

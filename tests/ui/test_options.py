@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from jaxlesion.core import config as configuration
-from jaxlesion.core.config import TrainConfig, flag, lookup
+from jaxlesion.core import fields
+from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.fields import flag, lookup
 from jaxlesion.core.presets import PRESETS, preset
 from jaxlesion.runs.store import Run
 from jaxlesion.ui.options import arguments, parse_train
@@ -21,7 +23,7 @@ LESIONS = pd.DataFrame({"isic_id": ["a", "b"], "patient_id": ["p", "q"], "target
 
 def make_run(folder: Path, argv: list[str]) -> Run:
     """Write a run as training would, without training it."""
-    config = configuration.replace(parse_train([*argv, "--run-dir", str(folder)]), {"data_dir": Path("/data")})
+    config = fields.replace(parse_train([*argv, "--run-dir", str(folder)]), {"data_dir": Path("/data")})
     return Run.create(folder, config, LESIONS, {"data": HASHES})
 
 
@@ -87,14 +89,14 @@ def test_no_data_means_demo():
 
 
 def test_data_means_default():
-    assert parse_train(DATA) == configuration.replace(preset("default"), {"data_dir": Path("somewhere")})
+    assert parse_train(DATA) == fields.replace(preset("default"), {"data_dir": Path("somewhere")})
 
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("form", [["--preset={}"], ["--preset", "{}"]], ids=["=", "space"])
 def test_a_preset_with_data_is_that_preset(name, form):
     argv = [word.format(name) for word in form]
-    assert parse_train([*argv, *DATA]) == configuration.replace(preset(name), {"data_dir": Path("somewhere")})
+    assert parse_train([*argv, *DATA]) == fields.replace(preset(name), {"data_dir": Path("somewhere")})
 
 
 @pytest.mark.parametrize("name", ["default", "paper", "baseline"])
@@ -122,7 +124,7 @@ def test_a_flag_beats_its_preset(argv, name, value, flag_first):
     rest = ["--preset", "baseline", *DATA]
     config = parse_train([*argv, *rest] if flag_first else [*rest, *argv])
     assert lookup(config, name) == value
-    unchanged = configuration.replace(config, {name: lookup(preset("baseline"), name), "data_dir": None})
+    unchanged = fields.replace(config, {name: lookup(preset("baseline"), name), "data_dir": None})
     assert unchanged == preset("baseline")
 
 
@@ -211,7 +213,7 @@ def test_a_run_gives_the_defaults(tmp_path):
     argv = [*DATA, "--preset", "baseline", "--epochs", "3", "--sampling.negatives-per-positive", "2"]
     run = make_run(folder, argv)
     config = parse_train(["--run-dir", str(folder), "--fold", "1"])
-    assert config == configuration.replace(run.config, {"fold": (1,)})
+    assert config == fields.replace(run.config, {"fold": (1,)})
     run.check_same(config, HASHES)
 
 
@@ -220,7 +222,7 @@ def test_resume_needs_no_other_flag_and_bears_a_repeated_preset(tmp_path, again)
     folder = tmp_path / "run"
     run = make_run(folder, ["--preset", "paper", *DATA, "--epochs", "3"])
     config = parse_train(["--run-dir", str(folder), "--resume", *again])
-    assert config == configuration.replace(run.config, {"resume": True})
+    assert config == fields.replace(run.config, {"resume": True})
     run.check_same(config, HASHES)
 
 
@@ -228,7 +230,7 @@ def test_resume_needs_no_other_flag_and_bears_a_repeated_preset(tmp_path, again)
 def test_resume_begins_a_run_where_the_command_could(tmp_path, again):
     argv = ["--run-dir", str(tmp_path / "new"), *again]
     config = parse_train([*argv, "--resume"])
-    assert config == configuration.replace(parse_train(argv), {"resume": True})
+    assert config == fields.replace(parse_train(argv), {"resume": True})
 
 
 def test_resume_means_every_fold_that_was_started(tmp_path):

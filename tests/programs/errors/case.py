@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxlesion.core.config import replace
+from jaxlesion.core.fields import replace
 from jaxlesion.data.dataset import fingerprint, open_dataset
 from jaxlesion.data.folds import assign
 from jaxlesion.runs.store import Run
