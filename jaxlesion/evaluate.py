@@ -9,7 +9,7 @@ from jaxlesion.core.files import write_atomic
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.evaluation.bootstrap import RESAMPLES
 from jaxlesion.evaluation.compare import P_NOTE, Comparison, compare
-from jaxlesion.evaluation.spread import spread_over
+from jaxlesion.evaluation.spread import gaps, spread_over
 from jaxlesion.evaluation.subgroups import as_text, by_subgroup
 from jaxlesion.evaluation.summary import (
     POOLED,
@@ -68,6 +68,11 @@ def evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
     if config.subgroups:
         found = by_subgroup(source.table, source.lesions, config.threshold, resamples=config.bootstrap)
         say(as_text(found))
+        for _, row in gaps(found).iterrows():
+            say(
+                f"{row['variable']}: ROC AUC of {row['group']} less that of {row['reference']}: {row['gap']:+.3f} "
+                f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+            )
         if (spread := spread_over(found)) is not None:
             say(
                 f"hospitals: ROC AUC {spread.mean:.3f} on average over {spread.k}, spread tau = {spread.tau:.2f} on "

@@ -1,4 +1,4 @@
-"""How much a metric varies between hospitals beyond chance: a random-effects summary of their estimates."""
+"""Gaps between subgroups, and how much a metric varies between hospitals beyond chance."""
 
 from typing import NamedTuple
 
@@ -61,3 +61,42 @@ def spread_over(found: pd.DataFrame, variable: str = "attribution", metric: str 
     error = (logit(high[usable]) - logit(low[usable])) / (2 * Z_95)
     spread = heterogeneity(logit(value[usable]), error)
     return spread._replace(mean=float(expit(spread.mean)))
+
+
+def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
+    """Combine the intervals of two independent estimates to one of a - b (MOVER: Zou and Donner 2008, equation 3).
+
+    Lesions of one patient in both groups make it too wide, not too narrow, as long as they resemble each other.
+
+    Args:
+        a: estimate, lower and upper end.
+        b: the same.
+    """
+    (one, low, high), (other, other_low, other_high) = a, b
+    gap = one - other
+    return (
+        gap - float(np.hypot(one - low, other_high - other)),
+        gap + float(np.hypot(high - one, other - other_low)),
+    )
+
+
+def gaps(found: pd.DataFrame, metric: str = "roc_auc") -> pd.DataFrame:
+    """Compare each subgroup with the largest one of its variable.
+
+    Args:
+        found: of `by_subgroup`.
+        metric: name of its columns.
+
+    Returns:
+        Columns `variable`, `group`, `reference` (the largest group), `gap` (group less reference), `low` and `high`:
+        rows for the groups whose metric has an interval, of variables with two such groups or more.
+    """
+    usable = found[found[f"{metric}_low"].notna() & (found["group"] != "unknown")]
+    records = []
+    for variable, groups in usable.groupby("variable", sort=False):
+        reference = groups.loc[groups["n"].idxmax()]
+        for _, group in groups.drop(reference.name).iterrows():
+            one, other = (tuple(row[metric + end] for end in ("", "_low", "_high")) for row in (group, reference))
+            low, high = difference_interval(one, other)
+            records.append((variable, group["group"], reference["group"], one[0] - other[0], low, high))
+    return pd.DataFrame(records, columns=["variable", "group", "reference", "gap", "low", "high"])
