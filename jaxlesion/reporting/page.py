@@ -73,7 +73,9 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
         "has_chosen": source.has_chosen,
         "bootstrap": {"draws": resamples, "by": resampled_by(source.table), "level": LEVEL},
         "calibration": calibration,
-        "groups": groups,
+        "groups": groups.rows,
+        "gaps": groups.gaps,
+        "spread": groups.spread,
         "min_positives": MIN_POSITIVES,
         "mistakes": mistakes,
     }

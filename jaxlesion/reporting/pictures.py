@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.data.batches import Batches, open_batches
 from jaxlesion.evaluation.registry import CHOSEN, Table, values_of
 from jaxlesion.evaluation.reliability import reliability
+from jaxlesion.evaluation.spread import Spread, gaps, spread_over
 from jaxlesion.evaluation.statistics import Confusion
 from jaxlesion.evaluation.subgroups import MIN_POSITIVES, by_subgroup
 from jaxlesion.evaluation.summary import Estimate
@@ -95,8 +96,16 @@ def draw_reliability(source: Source, pictures: Pictures) -> tuple[np.ndarray | N
     return calibrated, {name: values_of(Table.CALIBRATION, target, p) for name, p in both.items()}
 
 
-def draw_subgroups(source: Source, pictures: Pictures, resamples: int) -> list[dict[str, Any]]:
-    """Draw the forest plot; return the subgroups as rows of a table."""
+class Subgroups(NamedTuple):
+    """Rows of the tables of subgroups and of their gaps, and the spread over hospitals if that is known."""
+
+    rows: list[dict[str, Any]]
+    gaps: list[dict[str, Any]]
+    spread: Spread | None
+
+
+def draw_subgroups(source: Source, pictures: Pictures, resamples: int) -> Subgroups:
+    """Draw the forest plot; return the tables."""
     found = by_subgroup(source.table, source.lesions, source.threshold, resamples=resamples)
     if found.empty:
         pictures.missing["subgroups"] = "The metadata has none of the columns that subgroups are made by."
@@ -104,7 +113,7 @@ def draw_subgroups(source: Source, pictures: Pictures, resamples: int) -> list[d
         pictures.missing["subgroups"] = f"No subgroup has {MIN_POSITIVES} malignant rows and a benign one."
     else:
         pictures.add("subgroups", plots.forest(given))
-    return [
+    rows = [
         row
         | {
             name: "" if np.isnan(row[name]) else cell(Estimate(row[name], *(_known(row[name + end]) for end in LIMITS)))
@@ -112,6 +121,7 @@ def draw_subgroups(source: Source, pictures: Pictures, resamples: int) -> list[d
         }
         for row in found.to_dict("records")
     ]
+    return Subgroups(rows, gaps(found).to_dict("records"), spread_over(found))
 
 
 def _known(value: float) -> float | None:
