@@ -60,7 +60,8 @@ class Saver:
         """Return whether to save after this step."""
         self.observe("step", step=step, rows=rows)
         self.stop.waits = True  # from here on there is something to lose
-        self.verdict = self.votes(self.stop.number or int(self.clock() and process_index() == 0))
+        by_clock = self.clock() and process_index() == 0  # asked at every step, since it counts them
+        self.verdict = self.votes(self.stop.number or int(by_clock))
         # After the epoch's last step, validation comes first: its metrics go into the same checkpoint.
         return self.verdict > 0 and self.clock.left > 0
 

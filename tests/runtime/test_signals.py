@@ -8,12 +8,18 @@ import sys
 import pytest
 
 from jaxlesion import train
+from jaxlesion.runs.store import Run
 
 
-@pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3)])
+@pytest.mark.parametrize(
+    ("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3), (signal.SIGTERM, 143, "last")]
+)
 def test_a_signal_in_mid_epoch_saves_that_step_and_going_on_ends_the_same(
     number, code, step, tiny_command, tiny_run, tmp_path
 ):
+    """Also in an epoch's last step, which is validated and recorded before it is saved."""
+    if step == "last":
+        step = Run.open(tiny_run).fold(0).metrics()[0]["step"]
     folder = tmp_path / "run"
 
     def interrupt(event, **about):
