@@ -37,7 +37,7 @@ class PredictConfig:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of each fold predicts."""
     calibrated: bool = False
-    """Correct the prior of each fold and apply the temperature that the run stored; model in the table says so."""
+    """Correct the prior of each fold and apply intercept and slope that the run stored; model in the table says so."""
     batch_size: int | None = None
     """Images per step [default: the run's]. No prediction depends on it."""
     shard_rows: int = ROWS
