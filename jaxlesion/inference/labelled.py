@@ -12,7 +12,7 @@ from jaxlesion.core.hooks import Meter
 from jaxlesion.data.batches import open_batches
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import read_lesions
-from jaxlesion.data.predictions import concatenate, read_predictions
+from jaxlesion.data.predictions import as_written, concatenate, read_predictions
 from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation.subgroups import DIAGNOSES, VARIABLES
 from jaxlesion.evaluation.summary import PRIOR_NOTE, rows_of_run
@@ -117,7 +117,7 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
     notes = [PRIOR_NOTE] + ([BEST_NOTE] if options.checkpoint == "best" else [])
     if options.data_dir is not None and is_external(run, dataset):
         batches = open_batches(config, dataset.lesions, dataset, digests["images"])
-        table = predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress)
+        table = _as_written(predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress))
         notes.append(f"external set, no lesion of it was trained on: {table['model'].iloc[0]}")
         return Labelled(table, dataset.lesions, {"all rows": table}, "external", notes)
     run.check_data(digests)
@@ -126,7 +126,13 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
     table = predict_out_of_fold(run, lesions, batches, options.checkpoint, progress)
     if options.checkpoint == "last":
         notes.append(_agreement(run, table))
+    table = _as_written(table)
     return Labelled(table, lesions, rows_of_run(run.config, lesions, table), "whole", notes)
+
+
+def _as_written(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as its CSV is read back, so that thresholds hold for the CSV."""
+    return table.assign(prediction=as_written(table["prediction"]))
 
 
 def _agreement(run: Run, table: pd.DataFrame) -> str:
