@@ -14,6 +14,7 @@ from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.predictions import as_written, concatenate, read_predictions
 from jaxlesion.data.schema import KEYS
+from jaxlesion.evaluation.clinic import Probabilities
 from jaxlesion.evaluation.subgroups import DIAGNOSES, VARIABLES
 from jaxlesion.evaluation.summary import PRIOR_NOTE, rows_of_run
 from jaxlesion.inference.predictor import data_config, predict_ensemble, predict_out_of_fold
@@ -54,6 +55,8 @@ class Labelled(NamedTuple):
     """Of the whole table, where it has no folds."""
     notes: list[str]
     """Sentences on how the predictions were made."""
+    probabilities: Probabilities | None = None
+    """Of the table's rows."""
 
 
 def open_labelled(options: LabelledOptions, *, metadata: bool, progress: type[Meter] = Meter) -> Labelled:
@@ -71,7 +74,8 @@ def open_labelled(options: LabelledOptions, *, metadata: bool, progress: type[Me
         return _from_run(options, Run.open(options.run), progress)
     table = read_labelled(options, options.predictions)
     lesions = _metadata(options) if metadata else None
-    return Labelled(table, lesions, {"all rows": table}, options.predictions.name, [])
+    probabilities = Probabilities(table["prediction"].to_numpy(np.float64), calibrated=False)
+    return Labelled(table, lesions, {"all rows": table}, options.predictions.name, [], probabilities)
 
 
 def read_labelled(options: LabelledOptions, path: Path) -> pd.DataFrame:
@@ -119,6 +123,7 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
         batches = open_batches(config, dataset.lesions, dataset, digests["images"])
         table = _as_written(predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress))
         notes.append(f"external set, no lesion of it was trained on: {table['model'].iloc[0]}")
+        notes.append("no calibrated figures of an external set: give evaluate the table of predict --calibrated")
         return Labelled(table, dataset.lesions, {"all rows": table}, "external", notes)
     run.check_data(digests)
     lesions = run.lesions(dataset)
@@ -127,7 +132,19 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
     if options.checkpoint == "last":
         notes.append(_agreement(run, table))
     table = _as_written(table)
-    return Labelled(table, lesions, rows_of_run(run.config, lesions, table), "whole", notes)
+    probabilities, said = _calibrated(run, table)
+    return Labelled(table, lesions, rows_of_run(run.config, lesions, table), "whole", notes + said, probabilities)
+
+
+def _calibrated(run: Run, table: pd.DataFrame) -> tuple[Probabilities | None, list[str]]:
+    """Return the run's calibrated out-of-fold predictions, and sentences on them; None where it has no calibration."""
+    try:
+        calibration = run.calibration()
+        calibration.check(table["model"].unique().tolist())
+        values = calibration.out_of_fold(table["prediction"], table["fold"])
+    except InputError as e:
+        return None, [f"no calibrated figures: {e}"]
+    return Probabilities(values, calibrated=True), calibration.notes()
 
 
 def _as_written(table: pd.DataFrame) -> pd.DataFrame:

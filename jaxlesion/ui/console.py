@@ -11,6 +11,7 @@ from rich.table import Table
 
 from jaxlesion.core.hooks import Meter
 from jaxlesion.evaluation import registry
+from jaxlesion.evaluation.clinic import Grid
 from jaxlesion.evaluation.compare import Comparison
 from jaxlesion.evaluation.summary import MEAN, POOLED, Estimate, Estimates, Summary
 
@@ -96,6 +97,14 @@ def print_comparison(title: str, names: Sequence[str], comparisons: Mapping[str,
     _print_table(title, [*names, "difference", "p"], columns)
 
 
+def print_grid(grid: Grid) -> None:
+    """Print a table of clinical metrics."""
+    table = _table(grid.title, grid.columns)
+    for label, cells in grid.rows:
+        table.add_row(label, *(_cell(cell) for cell in cells))
+    console.print(table)
+
+
 def print_neighbours(title: str, by_k: Mapping[str, Estimates]) -> None:
     """Print the metrics of each number of neighbours, a column each."""
     first = next(iter(by_k.values()))
@@ -127,6 +136,14 @@ def _table(title: str, names: Sequence[str]) -> Table:
     for name in names:
         table.add_column(name, justify="right")
     return table
+
+
+def _cell(cell: Estimate | float | None) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, float) and abs(cell) >= 100:
+        return f"{cell:,.1f}"
+    return _stacked(cell) if isinstance(cell, Estimate) else _shown(cell)
 
 
 def _shown(value: float, low: float | None = None, high: float | None = None) -> str:
