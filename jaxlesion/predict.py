@@ -63,6 +63,8 @@ def predict(config: PredictConfig) -> None:
         raise InputError("--cache is for the images of --data-dir, predicted in one part: leave it out")
     how = (config.checkpoint, config.calibrated, config.batch_size, config.shard_rows, config.cache, part)
     run, options = Run.open(config.run), PredictOptions(*how)
+    for note in run.calibration().notes() if config.calibrated else ():
+        say(note)
     if not config.image:
         out = config.out or Path("predictions.csv")
         check_folders({"--out": out, "--submission": config.submission})

@@ -88,6 +88,11 @@ class Calibration:
     folds: tuple[FoldCalibration, ...]
     """The finished folds, ascending."""
 
+    @property
+    def prevalence(self) -> float:
+        """Share of malignant rows that calibrated predictions add up to."""
+        return sum(fold.positives for fold in self.folds) / sum(fold.rows for fold in self.folds)
+
     def check(self, models: Sequence[str]) -> None:
         """Raise InputError for a checkpoint that is none of those calibrated."""
         known = [fold.model for fold in self.folds]

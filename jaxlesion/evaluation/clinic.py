@@ -18,7 +18,7 @@ from jaxlesion.core.files import without_nan
 from jaxlesion.evaluation import calibration_metrics as calibrated
 from jaxlesion.evaluation import decision, patients
 from jaxlesion.evaluation.calibration import logit
-from jaxlesion.evaluation.ratios import ratio
+from jaxlesion.evaluation.ratios import FEWEST_PATIENTS, ratio
 from jaxlesion.evaluation.retrieval import Found, top_k
 from jaxlesion.evaluation.summary import Estimate, Summary, folds_of, patients_of
 
@@ -26,7 +26,7 @@ ALWAYS_SHOWN = (1, 5)  # of top-k
 WHOLE_FOLD, NOT_OF_SAMPLED_PRIOR = "whole fold", ("brier", "ece")
 SHOWN_THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 AS_THEY_ARE = "the table's predictions, taken as probabilities"
-CALIBRATED = "calibrated out-of-fold predictions"
+CALIBRATED = "calibrated predictions"
 
 RETRIEVAL = (  # key and label, numerator and denominator by patient, and the numerator by chance
     ("sensitivity", "mean over patients", lambda f: (f.hits / f.malignant, f.chance_hits / f.malignant), np.ones_like),
@@ -81,12 +81,12 @@ class ClinicOptions:
 
 
 class Probabilities(NamedTuple):
-    """Predictions that are probabilities at the table's prevalence, or taken for such."""
+    """Predictions that are probabilities, or taken for such."""
 
     values: np.ndarray
     """[n] in [0, 1]."""
-    calibrated: bool
-    """Whether the run's calibration made them: at another prevalence they are then shifted to it."""
+    prevalence: float | None = None
+    """Share of malignant rows that a run's calibration fitted them to; None for predictions as they are."""
 
 
 class Grid(NamedTuple):
@@ -192,11 +192,10 @@ def calibration_metrics(table: pd.DataFrame, probabilities: Probabilities, optio
     expected, observed, loss, rows = (
         np.bincount(patient, weight * column) for column in (p, target, -np.log(likelihood), np.ones(len(p)))
     )
-    chance = {"resamples": options.resamples, "seed": options.seed, "best": np.inf}
-    enough = np.count_nonzero(observed) >= 10
-    chance["resamples"] *= enough
+    enough = np.count_nonzero(observed) >= FEWEST_PATIENTS
+    chance = {"resamples": options.resamples if enough else 0, "seed": options.seed, "best": np.inf}
     return {
-        "of": CALIBRATED if probabilities.calibrated else AS_THEY_ARE,
+        "of": AS_THEY_ARE if probabilities.prevalence is None else CALIBRATED,
         "prevalence": float(np.average(target, weights=weight)),
         "stated_prevalence": options.prevalence is not None,
         "expected_over_observed": ratio(expected, observed, **chance),
@@ -219,7 +218,7 @@ def decision_metrics(
     scale = _one_scale(table, target, table["prediction"].to_numpy(np.float64))
     curve = decision.decision_curve(target, p, weight)
     return {
-        "of": CALIBRATED if probabilities.calibrated else AS_THEY_ARE,
+        "of": AS_THEY_ARE if probabilities.prevalence is None else CALIBRATED,
         "prevalence": float(np.average(target, weights=weight)),
         "stated_prevalence": options.prevalence is not None,
         "curve": {name: values.tolist() for name, values in curve._asdict().items()},
@@ -324,8 +323,8 @@ def _at_prevalence(
     target = table["target"].to_numpy(np.int64)
     weight = decision.prevalence_weight(target, options.prevalence)
     p = np.asarray(probabilities.values, np.float64)
-    if probabilities.calibrated and options.prevalence is not None:
-        p = expit(logit(p) - np.log(weight[target == 0][0]))
+    if probabilities.prevalence is not None and options.prevalence is not None:
+        p = expit(logit(p) + logit(options.prevalence) - logit(probabilities.prevalence))
     return target, p, weight
 
 
@@ -342,5 +341,5 @@ def _on_prevalence(probabilities: Probabilities, options: ClinicOptions) -> list
             *notes,
             "calibration, decision curve and calls are at the table's prevalence; give --prevalence a clinic's",
         ]
-    how = "probabilities are shifted to it" if probabilities.calibrated else "predictions are taken as they are"
+    how = "predictions are taken as they are" if probabilities.prevalence is None else "probabilities are shifted to it"
     return [*notes, f"benign rows are weighted to a prevalence of {100 * options.prevalence:g} %; {how}"]

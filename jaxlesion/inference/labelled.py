@@ -1,5 +1,6 @@
 """Predictions whose targets are known, to evaluate: from a CSV, or made by the checkpoints of a run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.predictions import as_written, concatenate, read_predictions
 from jaxlesion.data.schema import KEYS
+from jaxlesion.evaluation.calibration import Calibration
 from jaxlesion.evaluation.clinic import Probabilities
 from jaxlesion.evaluation.subgroups import DIAGNOSES, VARIABLES
 from jaxlesion.evaluation.summary import PRIOR_NOTE, rows_of_run
@@ -74,7 +76,7 @@ def open_labelled(options: LabelledOptions, *, metadata: bool, progress: type[Me
         return _from_run(options, Run.open(options.run), progress)
     table = read_labelled(options, options.predictions)
     lesions = _metadata(options) if metadata else None
-    probabilities = Probabilities(table["prediction"].to_numpy(np.float64), calibrated=False)
+    probabilities = Probabilities(table["prediction"].to_numpy(np.float64))
     return Labelled(table, lesions, {"all rows": table}, options.predictions.name, [], probabilities)
 
 
@@ -121,10 +123,11 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
     notes = [PRIOR_NOTE] + ([BEST_NOTE] if options.checkpoint == "best" else [])
     if options.data_dir is not None and is_external(run, dataset):
         batches = open_batches(config, dataset.lesions, dataset, digests["images"])
-        table = _as_written(predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress))
+        found = predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress)
+        table = _as_written(found.table)
         notes.append(f"external set, no lesion of it was trained on: {table['model'].iloc[0]}")
-        notes.append("no calibrated figures of an external set: give evaluate the table of predict --calibrated")
-        return Labelled(table, dataset.lesions, {"all rows": table}, "external", notes)
+        probabilities, said = _calibrated(run, lambda calibration: calibration.new_rows(found.each, found.models))
+        return Labelled(table, dataset.lesions, {"all rows": table}, "external", notes + said, probabilities)
     run.check_data(digests)
     lesions = run.lesions(dataset)
     batches = open_batches(config, lesions, dataset, digests["images"])
@@ -132,19 +135,22 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
     if options.checkpoint == "last":
         notes.append(_agreement(run, table))
     table = _as_written(table)
-    probabilities, said = _calibrated(run, table)
+    probabilities, said = _calibrated(run, lambda calibration: _out_of_fold(calibration, table))
     return Labelled(table, lesions, rows_of_run(run.config, lesions, table), "whole", notes + said, probabilities)
 
 
-def _calibrated(run: Run, table: pd.DataFrame) -> tuple[Probabilities | None, list[str]]:
-    """Return the run's calibrated out-of-fold predictions, and sentences on them; None where it has no calibration."""
+def _out_of_fold(calibration: Calibration, table: pd.DataFrame) -> np.ndarray:
+    calibration.check(table["model"].unique().tolist())
+    return calibration.out_of_fold(table["prediction"], table["fold"])
+
+
+def _calibrated(run: Run, by: Callable[[Calibration], np.ndarray]) -> tuple[Probabilities | None, list[str]]:
+    """Return what a run's calibration makes of predictions, and sentences on it; None where there is no calibration."""
     try:
         calibration = run.calibration()
-        calibration.check(table["model"].unique().tolist())
-        values = calibration.out_of_fold(table["prediction"], table["fold"])
+        return Probabilities(by(calibration), calibration.prevalence), calibration.notes()
     except InputError as e:
         return None, [f"no calibrated figures: {e}"]
-    return Probabilities(values, calibrated=True), calibration.notes()
 
 
 def _as_written(table: pd.DataFrame) -> pd.DataFrame:

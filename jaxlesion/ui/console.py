@@ -80,7 +80,7 @@ def print_summary(summary: Summary) -> None:
 
 def print_estimates(title: str, columns: Mapping[str, Estimates], notes: Sequence[str] = ()) -> None:
     """Print a table of metrics with their intervals, one column per set of rows, with notes under it."""
-    cells = [{key: _shown(*estimate) for key, estimate in estimates.items()} for estimates in columns.values()]
+    cells = [{key: _of_key(key, estimate) for key, estimate in estimates.items()} for estimates in columns.values()]
     _print_table(title, [*columns], cells)
     for note in notes:
         say(note)
@@ -144,6 +144,11 @@ def _cell(cell: Estimate | float | None) -> str:
     if isinstance(cell, float) and abs(cell) >= 100:
         return f"{cell:,.1f}"
     return _stacked(cell) if isinstance(cell, Estimate) else _shown(cell)
+
+
+def _of_key(key: str, estimate: Estimate) -> str:
+    """Return a metric as text; a threshold in full, since a rounded one calls other rows."""
+    return repr(estimate.value) if key.endswith("threshold") else _shown(*estimate)
 
 
 def _shown(value: float, low: float | None = None, high: float | None = None) -> str:

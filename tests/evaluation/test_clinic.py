@@ -39,8 +39,8 @@ def draw(rows: int = 600, patients: int = 60, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def of_table(table: pd.DataFrame, calibrated: bool = False, **options):
-    return clinic(table, Probabilities(table["prediction"].to_numpy(), calibrated), ClinicOptions(**options))
+def of_table(table: pd.DataFrame, fitted_to: float | None = None, **options):
+    return clinic(table, Probabilities(table["prediction"].to_numpy(), fitted_to), ClinicOptions(**options))
 
 
 def test_parts_are_made_of_their_metrics():
@@ -71,7 +71,7 @@ def test_retrieval_is_the_mean_over_patients_with_a_malignant_lesion():
 def test_calibrated_predictions_are_shifted_to_a_stated_prevalence_and_others_are_not():
     table = draw(6000)
     p, share = table["prediction"].to_numpy(), table["target"].mean()
-    shifted = of_table(table, calibrated=True, prevalence=0.001).calibration
+    shifted = of_table(table, fitted_to=share, prevalence=0.001).calibration
     benign = share / (1 - share) * 0.999 / 0.001
     expected = expit(logit(p) - np.log(benign))
     weight = np.where(table["target"] == 1, 1, benign)

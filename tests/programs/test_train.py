@@ -68,6 +68,13 @@ def test_evaluate_gives_what_training_gave_whatever_the_batch_size(tiny_run, bat
         assert figures["pooled"]["whole fold"][name].value == pytest.approx(value, abs=tolerance), name
 
 
+def test_the_table_that_evaluate_writes_has_the_very_same_figures_and_thresholds(tiny_run, tmp_path):
+    of_run = evaluate.evaluate(EvaluateConfig(run=tiny_run, bootstrap=0, out=tmp_path / "out.csv"))
+    of_table = evaluate.evaluate(EvaluateConfig(predictions=tmp_path / "out.csv", bootstrap=0))
+    whole, rows = of_run["pooled"]["whole fold"], of_table["pooled"]["all rows"]
+    assert whole == {key: rows[key] for key in whole}
+
+
 def test_evaluate_of_the_table_is_the_same_in_any_row_order(tiny_run, tmp_path):
     table = pd.read_csv(tiny_run / "oof.csv")
     table.sample(frac=1, random_state=1).to_csv(tmp_path / "shuffled.csv", index=False)
