@@ -8,6 +8,7 @@ from experiments.common import Context
 from experiments.paper import Printed
 from experiments.results import Section, markdown, shown
 from jaxlesion.data.predictions import read_predictions
+from jaxlesion.evaluation.clinic import without_uncorrected
 from jaxlesion.evaluation.metrics import CLASSES
 from jaxlesion.evaluation.registry import CHOSEN
 from jaxlesion.evaluation.summary import Estimates, Summary, rows_of_run
@@ -41,7 +42,8 @@ def metrics_of_run(context: Context, run: Run) -> Summary:
     rows = rows_of_run(run.config, run.folds_table(), held_out(context, run))
     if run.config.sampling.negatives_kept == 1:
         return context.metrics({"whole fold": rows["whole fold"]})
-    return context.metrics({"normalised rows": rows["normalised"], "whole fold": rows["whole fold"]})
+    found = context.metrics({"normalised rows": rows["normalised"], "whole fold": rows["whole fold"]})
+    return without_uncorrected(found, run.config)
 
 
 def trained_section(

@@ -8,6 +8,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.evaluation.bootstrap import RESAMPLES
+from jaxlesion.evaluation.clinic import Clinic, ClinicOptions, clinic, grids, with_clinic, without_uncorrected
 from jaxlesion.evaluation.compare import P_NOTE, Comparison, compare
 from jaxlesion.evaluation.spread import gaps, spread_over
 from jaxlesion.evaluation.subgroups import as_text, by_subgroup
@@ -19,10 +20,12 @@ from jaxlesion.evaluation.summary import (
     notes_on,
     resampled_by,
     summarise,
+    with_thresholds,
 )
-from jaxlesion.inference.labelled import LabelledOptions, open_labelled, read_labelled
+from jaxlesion.inference.labelled import Labelled, LabelledOptions, open_labelled, read_labelled
+from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar, print_comparison, print_summary, progress, say
+from jaxlesion.ui.console import ProgressBar, print_comparison, print_grid, print_summary, progress, say
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 
@@ -41,6 +44,10 @@ class EvaluateConfig(LabelledOptions):
     """Draws for the intervals: of patients, or of rows where no patient has two. 0 for no intervals."""
     subgroups: bool = False
     """Also by sex, age, skin tone, site, hospital, kind of tile and size, and sensitivity by diagnosis, where known."""
+    top_k: int = 15
+    """Lesions that are looked at in each patient, for the share of malignant ones among them."""
+    prevalence: float | None = None
+    """Weight benign rows to this share of malignant lesions in calibration, decision curve and calls."""
     out: Path | None = None
     """Write the predictions there, as CSV."""
     json: Path | None = None
@@ -60,9 +67,14 @@ def evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
     source = open_labelled(config, metadata=config.subgroups, progress=ProgressBar)
     with progress("bootstrap") as tick:
         summary = summarise(source.rows, source.name, replace(options, tick=tick))
+    if config.run is not None:
+        summary = without_uncorrected(summary, Run.open(config.run).config)
+    clinical = _clinic(config, source, options)
     pooled = summary.get(POOLED, {}).get(next(iter(source.rows)), ())
-    notes = [*notes_on(options, source.table, pooled), *source.notes]
+    notes = [*notes_on(options, source.table, pooled), *source.notes, *clinical.notes]
     print_summary(summary)
+    for grid in grids(clinical):
+        print_grid(grid)
     for note in notes:
         say(note)
     if config.subgroups:
@@ -81,8 +93,14 @@ def evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
     if config.out is not None:
         write_predictions(config.out, source.table)
     if config.json is not None:
-        write_atomic(config.json, as_json(summary, notes, config.bootstrap, resampled_by(source.table)))
+        text = as_json(summary, notes, config.bootstrap, resampled_by(source.table))
+        write_atomic(config.json, with_clinic(text, clinical))
     return summary
+
+
+def _clinic(config: EvaluateConfig, source: Labelled, options: EvalOptions) -> Clinic:
+    wanted = ClinicOptions(config.top_k, config.prevalence, config.threshold, config.bootstrap)
+    return clinic(with_thresholds(source.table, options), source.probabilities, wanted)
 
 
 def _compare(config: EvaluateConfig, options: EvalOptions) -> dict[str, Comparison]:
@@ -110,6 +128,10 @@ def _check(config: EvaluateConfig) -> None:
         raise InputError("--subgroups needs the metadata: give --metadata a CSV, or --data-dir")
     if config.bootstrap < 0:
         raise InputError(f"--bootstrap is a number of draws, 0 for none, not {config.bootstrap}")
+    if config.top_k < 1:
+        raise InputError(f"--top-k is a number of lesions from 1 on, not {config.top_k}")
+    if config.prevalence is not None and not 0 < config.prevalence < 1:
+        raise InputError(f"--prevalence must be between 0 and 1, not {config.prevalence}")
     if config.sensitivity is not None and not 0 < config.sensitivity <= 1:
         raise InputError(f"--sensitivity must be in (0, 1], not {config.sensitivity}")
     for option, path in (("--out", config.out), ("--json", config.json)):

@@ -37,7 +37,7 @@ class PredictConfig:
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of each fold predicts."""
     calibrated: bool = False
-    """Correct the prior of each fold and apply the temperature that the run stored; model in the table says so."""
+    """Correct the prior of each fold and apply intercept and slope that the run stored; model in the table says so."""
     batch_size: int | None = None
     """Images per step [default: the run's]. No prediction depends on it."""
     shard_rows: int = ROWS
@@ -63,6 +63,8 @@ def predict(config: PredictConfig) -> None:
         raise InputError("--cache is for the images of --data-dir, predicted in one part: leave it out")
     how = (config.checkpoint, config.calibrated, config.batch_size, config.shard_rows, config.cache, part)
     run, options = Run.open(config.run), PredictOptions(*how)
+    for note in run.calibration().notes() if config.calibrated else ():
+        say(note)
     if not config.image:
         out = config.out or Path("predictions.csv")
         check_folders({"--out": out, "--submission": config.submission})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from jaxlesion.core.config import MAX_FOLDS
 from jaxlesion.core.errors import InputError
@@ -54,6 +55,18 @@ def write_predictions(path: Path, table: pd.DataFrame, *, chunk_rows: int = CHUN
     At most `chunk_rows` rows are text at a time; the file does not depend on it.
     """
     write_atomic(path, csv_bytes(_rows(table, chunk_rows), chunk_rows))
+
+
+def as_written(prediction: ArrayLike) -> np.ndarray:
+    """Return the predictions [n] as float64, as they are read back from a CSV.
+
+    The text 0.1 is the float32 nearest to 0.1, and another float64: a threshold chosen on float32 would miss rows of
+    the file.
+    """
+    prediction = np.asarray(prediction)
+    if prediction.dtype != np.float32:
+        return prediction.astype(np.float64)
+    return np.array([float(str(p)) for p in prediction.ravel()], np.float64).reshape(prediction.shape)
 
 
 def _rows(table: pd.DataFrame, chunk_rows: int) -> Iterator[Sequence[object]]:

@@ -1,4 +1,4 @@
-"""Calibrated probabilities on all rows: a prior correction for each fold, and one temperature.
+"""Calibrated probabilities on all rows: a prior correction for each fold, then intercept and slope.
 
 A network is trained on all malignant rows and on a sample of the benign ones, malignant rows weighing
 `pos_weight` in the loss. The effect on its probabilities is known, and undone per fold:
@@ -12,14 +12,20 @@ Together, log odds among all rows = logit + log r - log w. With w = 1 this is th
 and Zeng (2001), "Logistic Regression in Rare Events Data", Political Analysis 9, eq. 7, where all events
 are kept. "All rows" are the run's own: another population has another prior.
 
-Over- and underconfidence that remains is removed by one temperature T > 0 for all folds: sigmoid(z / T)
-of the corrected log odds z, T at the least log loss (Guo et al. 2017, "On Calibration of Modern Neural
-Networks"). Both steps rise with the logit: within a fold no ranking changes.
+What remains is over- or underconfidence, and it pivots where the training rows are, not where all rows are: of
+a network 1.6 times too sure the corrected log odds are z = 1.6 (log odds) + 0.6 log(w / r), several units off where
+few benign rows were kept. A temperature, sigmoid(z / T), cannot move that pivot. A line can: the calibrated log
+odds are a + b z, by logistic regression on out-of-fold rows (Cox 1958, "Two Further Applications of a Model for
+Binary Regression", Biometrika 45; Platt 1999). With few malignant rows, or where the slope is not above 0, a alone is
+fitted and b is 1. b is above 0: within a fold no ranking changes.
+
+Rankings across folds do change. A fold's line is fitted on the others, whose share of malignant rows is low where its
+own is high: never rank several folds together by calibrated predictions.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,10 +33,20 @@ from scipy import optimize, special
 
 from jaxlesion.core import fields
 from jaxlesion.core.errors import InputError
+from jaxlesion.evaluation.logistic import fit_logistic
 
 # A float32 sigmoid is 0 below a logit of about -88 and 1 above 17; both ends get finite log odds beyond all others.
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), 1 - 2.0**-25
-MAX_TEMPERATURE = 100.0  # 1 / T stays in [1/100, 100]: perfectly separated or reversed rows have no finite optimum
+MIN_POSITIVES = 20  # malignant rows that a slope is fitted on
+
+
+class Line(NamedTuple):
+    """Calibrated log odds a + b z of corrected log odds z."""
+
+    a: float
+    b: float
+    slope_fixed: str | None = None
+    """Why b is 1 and was not fitted."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +67,31 @@ class FoldCalibration:
     """Rows that were held out."""
     positives: int
     """Malignant ones among them."""
-    temperature: float | None
-    """Fitted on the other folds, for metrics on this one; None where there is no other."""
+    a: float | None = None
+    """Intercept, fitted on the other folds, for metrics on this one; None where there is no other."""
+    b: float | None = None
+    """Slope, as `a`."""
+    slope_fixed: str | None = None
+    """Why the slope is 1 and was not fitted."""
 
 
 @dataclass(frozen=True)
 class Calibration:
     """The content of a run's calibration.json."""
 
-    temperature: float
-    """Fitted on the held-out rows of all folds below, for rows that none of them has seen."""
+    a: float
+    """Intercept, fitted on the held-out rows of all folds below, for rows that none of them has seen."""
+    b: float
+    """Slope, as `a`."""
+    slope_fixed: str | None
+    """Why the slope is 1 and was not fitted."""
     folds: tuple[FoldCalibration, ...]
     """The finished folds, ascending."""
+
+    @property
+    def prevalence(self) -> float:
+        """Share of malignant rows that calibrated predictions add up to."""
+        return sum(fold.positives for fold in self.folds) / sum(fold.rows for fold in self.folds)
 
     def check(self, models: Sequence[str]) -> None:
         """Raise InputError for a checkpoint that is none of those calibrated."""
@@ -73,13 +102,19 @@ class Calibration:
                 "use --checkpoint last, or bring it up to date by train --resume"
             )
 
+    def notes(self) -> list[str]:
+        """Return a sentence on the folds whose slope was not fitted, if there are some."""
+        fixed = [(f"fold {fold.fold}", fold.slope_fixed) for fold in self.folds]
+        said = [f"{name} ({why})" for name, why in [*fixed, ("new rows", self.slope_fixed)] if why]
+        return [f"calibrated by an intercept alone, without a slope: {', '.join(said)}"] if said else []
+
     def new_rows(self, prediction: np.ndarray, models: Sequence[str]) -> np.ndarray:
         """Return the calibrated probability [n] of rows that no fold was trained on: the mean of the folds' own.
 
         Probabilities are averaged, not logits. Of calibrated probabilities the mean is right on average, so
         that they add up to the number of malignant rows. A mean of logits (a geometric mean, of odds) is
         below it wherever folds disagree, and far below it where malignant rows are rare. For the same reason
-        the temperature comes before the mean: it was fitted on single folds.
+        the line comes before the mean: it was fitted on single folds.
 
         Args:
             prediction: [n, k] uncorrected sigmoid of each of k checkpoints.
@@ -90,13 +125,13 @@ class Calibration:
         """
         self.check(models)
         offset = {fold.model: fold.offset for fold in self.folds}
-        return calibrate(prediction, np.array([[offset[model] for model in models]]), self.temperature).mean(1)
+        return calibrate(prediction, np.array([[offset[model] for model in models]]), self.a, self.b).mean(1)
 
     def out_of_fold(self, prediction: ArrayLike, fold: ArrayLike) -> np.ndarray:
         """Return the calibrated probability [n] of held-out rows, of each row by parameters fitted on other folds.
 
-        A fold's offset depends on its training rows, its temperature on the other folds alone. Where there is
-        no other fold, only the prior is corrected.
+        A fold's offset depends on its training rows, its line on the other folds alone. Where there is no other
+        fold, only the prior is corrected.
 
         Args:
             prediction: [n] uncorrected sigmoid.
@@ -105,27 +140,34 @@ class Calibration:
         Raises:
             InputError: a fold that is not calibrated.
         """
-        known = {fold.fold: (fold.offset, fold.temperature or 1.0) for fold in self.folds}
+        known = {f.fold: (f.offset, *((0.0, 1.0) if f.a is None else (f.a, f.b))) for f in self.folds}
         folds, which = np.unique(np.asarray(fold, np.int64), return_inverse=True)
         if unknown := set(folds.tolist()) - set(known):
             raise InputError(f"calibration.json lacks fold {min(unknown)}: bring it up to date by train --resume")
-        offset, temperature = np.array([known[k] for k in folds.tolist()]).reshape(-1, 2)[which].T
-        return calibrate(prediction, offset, temperature)
+        return calibrate(prediction, *np.array([known[k] for k in folds.tolist()]).reshape(-1, 3)[which].T)
 
 
 def from_dict(data: Any, source: str) -> Calibration:
     """Return what `dataclasses.asdict` was given.
 
     Raises:
-        InputError: something is missing, superfluous or not a finite number; the message names the file `source`.
+        InputError: something is missing, superfluous or not a finite number, or it is of a version that fitted a
+            temperature; the message names the file `source`.
     """
+    if isinstance(data, dict) and "temperature" in data and "a" not in data:
+        raise InputError(
+            f"{source}: holds a temperature, as earlier versions fitted it; fit intercept and slope to oof.csv by "
+            "train --resume"
+        )
     try:
         folds = tuple(fields.from_dict(fold, source, FoldCalibration) for fold in data["folds"])
-        found = Calibration(float(data["temperature"]), folds)
-        numbers = [found.temperature, *(f.offset for f in folds), *(f.temperature or 1.0 for f in folds)]
+        found = Calibration(float(data["a"]), float(data["b"]), data["slope_fixed"], folds)
+        lines = [(found.a, found.b), *((f.a, f.b) for f in folds if not f.a is f.b is None)]
+        good = np.isfinite([*np.ravel(lines), *(f.offset for f in folds)]).all() and all(b > 0 for _, b in lines)
+        damaged = not (good and folds and isinstance(found.slope_fixed, str | None))
     except (KeyError, TypeError, ValueError):
-        numbers = []
-    if len(numbers) < 3 or not np.isfinite(numbers).all() or found.temperature <= 0:
+        damaged = True
+    if damaged:
         raise InputError(f"{source}: is damaged; remove it and rebuild it by train --resume")
     return found
 
@@ -149,15 +191,15 @@ def logit(prediction: ArrayLike) -> np.ndarray:
     return special.logit(np.clip(np.asarray(prediction, np.float64), SMALLEST, LARGEST))
 
 
-def calibrate(prediction: ArrayLike, offset: ArrayLike, temperature: ArrayLike) -> np.ndarray:
-    """Return sigmoid((logit + offset) / temperature) of an uncorrected sigmoid; the three are broadcast."""
-    return special.expit((logit(prediction) + offset) / temperature)
+def calibrate(prediction: ArrayLike, offset: ArrayLike, a: ArrayLike = 0.0, b: ArrayLike = 1.0) -> np.ndarray:
+    """Return sigmoid(a + b (logit + offset)) of an uncorrected sigmoid; the four are broadcast."""
+    return special.expit(a + b * (logit(prediction) + offset))
 
 
-def fit_temperature(target: ArrayLike, z: ArrayLike) -> float:
-    """Return the T in [1/100, 100] at which sigmoid(z / T) has the least log loss; 1 if every z is 0.
+def fit_line(target: ArrayLike, z: ArrayLike) -> Line:
+    """Return the line of the least log loss of sigmoid(a + b z).
 
-    The loss is convex in 1 / T, so that its slope changes sign once. Without a change, T is the better end.
+    The slope is 1, and says why, for fewer than 20 malignant rows, rows that z separates, and a slope not above 0.
 
     Args:
         target: [n] 0 or 1.
@@ -167,21 +209,26 @@ def fit_temperature(target: ArrayLike, z: ArrayLike) -> float:
         InputError: one class only.
     """
     y, z = np.asarray(target, np.float64), np.asarray(z, np.float64)
-    if not 0 < y.sum() < len(y):
-        raise InputError(f"no temperature can be fitted: {y.sum():.0f} of {len(y)} rows are malignant; give both kinds")
-    if not z.any():
-        return 1.0
+    if not 0 < (positives := y.sum()) < len(y):
+        raise InputError(f"no line can be fitted: {positives:.0f} of {len(y)} rows are malignant; give both kinds")
+    if positives < MIN_POSITIVES:
+        return Line(_intercept(y, z), 1.0, f"{positives:.0f} malignant rows, fewer than {MIN_POSITIVES}")
+    malignant, benign = z[y == 1], z[y == 0]
+    if malignant.min() >= benign.max() and z.min() < z.max():
+        return Line(_intercept(y, z), 1.0, "no benign row above a malignant one")
+    found = fit_logistic(np.column_stack([np.ones(len(z)), z]), y)
+    if found is None or not found[1] > 0:
+        return Line(_intercept(y, z), 1.0, "no slope above 0")
+    return Line(float(found[0]), float(found[1]))
 
-    def slope(log_inverse: float) -> float:
-        """Return the derivative of the loss in 1 / T, whose logarithm is given."""
-        return float(np.mean((special.expit(np.exp(log_inverse) * z) - y) * z))
 
-    end = np.log(MAX_TEMPERATURE)
-    if slope(-end) >= 0:
-        return MAX_TEMPERATURE
-    if slope(end) <= 0:
-        return 1 / MAX_TEMPERATURE
-    return float(np.exp(-optimize.brentq(slope, -end, end, xtol=1e-13)))
+def _intercept(y: np.ndarray, z: np.ndarray) -> float:
+    """Return the a at which sigmoid(a + z) adds up to the malignant rows."""
+    found = fit_logistic(np.ones((len(z), 1)), y, z)
+    if found is not None:
+        return float(found[0])
+    low, high = logit(y.mean()) - z.max(), logit(y.mean()) - z.min()  # the sum is too low at one and too high at other
+    return float(optimize.brentq(lambda a: float(np.mean(special.expit(a + z) - y)), low, high, xtol=1e-13))
 
 
 def fit(
@@ -192,7 +239,7 @@ def fit(
     negatives: Mapping[int, tuple[int, int]],
     pos_weight: float,
 ) -> Calibration:
-    """Fit offsets and temperatures of a run's finished folds.
+    """Fit offsets and lines of a run's finished folds.
 
     Args:
         target: [n] 0 or 1, of the held-out rows of those folds.
@@ -210,6 +257,8 @@ def fit(
     z = logit(prediction)
     for k in folds:
         z[fold == k] += offset[k]
+    single = len(folds) == 1
+    lines = {k: {} if single else fit_line(target[fold != k], z[fold != k])._asdict() for k in folds}
     each = tuple(
         FoldCalibration(
             fold=k,
@@ -219,8 +268,8 @@ def fit(
             offset=offset[k],
             rows=int(np.sum(fold == k)),
             positives=int(np.sum(target[fold == k])),
-            temperature=fit_temperature(target[fold != k], z[fold != k]) if len(folds) > 1 else None,
+            **lines[k],
         )
         for k in folds
     )
-    return Calibration(fit_temperature(target, z), each)
+    return Calibration(*fit_line(target, z), each)

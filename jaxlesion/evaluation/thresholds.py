@@ -1,4 +1,7 @@
-"""Thresholds chosen on other rows than those they are used on."""
+"""Thresholds chosen on other rows than those they are used on.
+
+They are chosen on predictions as these are written: `data.predictions.as_written` of float32.
+"""
 
 from collections.abc import Callable
 
@@ -6,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxlesion.core.errors import InputError
+from jaxlesion.data.predictions import as_written
 from jaxlesion.evaluation.metrics import operating_points
 
 Choose = Callable[[np.ndarray, np.ndarray], float]
@@ -19,7 +23,7 @@ def best_f1(target: ArrayLike, prediction: ArrayLike) -> float:
     Raises:
         InputError: columns that `metrics` refuses.
     """
-    threshold, fp, tp = operating_points(target, prediction)
+    threshold, fp, tp = operating_points(target, as_written(prediction))
     if not tp[-1]:
         return np.nan
     return float(threshold[1:][np.argmax((tp / (tp + fp + tp[-1]))[1:])])  # half of F1
@@ -33,7 +37,7 @@ def at_sensitivity(target: ArrayLike, prediction: ArrayLike, sensitivity: float)
     """
     if not 0 < sensitivity <= 1:
         raise InputError(f"the wanted sensitivity is {sensitivity}, outside (0, 1]")
-    threshold, _, tp = operating_points(target, prediction)
+    threshold, _, tp = operating_points(target, as_written(prediction))
     return float(threshold[np.argmax(tp / tp[-1] >= sensitivity)]) if tp[-1] else np.nan
 
 

@@ -1,5 +1,6 @@
 """Predictions whose targets are known, to evaluate: from a CSV, or made by the checkpoints of a run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,9 +13,11 @@ from jaxlesion.core.hooks import Meter
 from jaxlesion.data.batches import open_batches
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import read_lesions
-from jaxlesion.data.predictions import concatenate, read_predictions
+from jaxlesion.data.predictions import as_written, concatenate, read_predictions
 from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation import subgroups
+from jaxlesion.evaluation.calibration import Calibration
+from jaxlesion.evaluation.clinic import Probabilities
 from jaxlesion.evaluation.summary import PRIOR_NOTE, rows_of_run
 from jaxlesion.inference.predictor import data_config, predict_ensemble, predict_out_of_fold
 from jaxlesion.runs.store import Run
@@ -53,6 +56,8 @@ class Labelled(NamedTuple):
     """Of the whole table, where it has no folds."""
     notes: list[str]
     """Sentences on how the predictions were made."""
+    probabilities: Probabilities | None = None
+    """Of the table's rows."""
 
 
 def open_labelled(options: LabelledOptions, *, metadata: bool, progress: type[Meter] = Meter) -> Labelled:
@@ -70,7 +75,8 @@ def open_labelled(options: LabelledOptions, *, metadata: bool, progress: type[Me
         return _from_run(options, Run.open(options.run), progress)
     table = read_labelled(options, options.predictions)
     lesions = _metadata(options) if metadata else None
-    return Labelled(table, lesions, {"all rows": table}, options.predictions.name, [])
+    probabilities = Probabilities(table["prediction"].to_numpy(np.float64))
+    return Labelled(table, lesions, {"all rows": table}, options.predictions.name, [], probabilities)
 
 
 def read_labelled(options: LabelledOptions, path: Path) -> pd.DataFrame:
@@ -116,16 +122,39 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
     notes = [PRIOR_NOTE] + ([BEST_NOTE] if options.checkpoint == "best" else [])
     if options.data_dir is not None and is_external(run, dataset):
         batches = open_batches(config, dataset.lesions, dataset, digests["images"])
-        table = predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress)
+        found = predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress)
+        table = _as_written(found.table)
         notes.append(f"external set, no lesion of it was trained on: {table['model'].iloc[0]}")
-        return Labelled(table, dataset.lesions, {"all rows": table}, "external", notes)
+        probabilities, said = _calibrated(run, lambda calibration: calibration.new_rows(found.each, found.models))
+        return Labelled(table, dataset.lesions, {"all rows": table}, "external", notes + said, probabilities)
     run.check_data(digests)
     lesions = run.lesions(dataset)
     batches = open_batches(config, lesions, dataset, digests["images"])
     table = predict_out_of_fold(run, lesions, batches, options.checkpoint, progress)
     if options.checkpoint == "last":
         notes.append(_agreement(run, table))
-    return Labelled(table, lesions, rows_of_run(run.config, lesions, table), "whole", notes)
+    table = _as_written(table)
+    probabilities, said = _calibrated(run, lambda calibration: _out_of_fold(calibration, table))
+    return Labelled(table, lesions, rows_of_run(run.config, lesions, table), "whole", notes + said, probabilities)
+
+
+def _out_of_fold(calibration: Calibration, table: pd.DataFrame) -> np.ndarray:
+    calibration.check(table["model"].unique().tolist())
+    return calibration.out_of_fold(table["prediction"], table["fold"])
+
+
+def _calibrated(run: Run, by: Callable[[Calibration], np.ndarray]) -> tuple[Probabilities | None, list[str]]:
+    """Return what a run's calibration makes of predictions, and sentences on it; None where there is no calibration."""
+    try:
+        calibration = run.calibration()
+        return Probabilities(by(calibration), calibration.prevalence), calibration.notes()
+    except InputError as e:
+        return None, [f"no calibrated figures: {e}"]
+
+
+def _as_written(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as its CSV is read back, so that thresholds hold for the CSV."""
+    return table.assign(prediction=as_written(table["prediction"]))
 
 
 def _agreement(run: Run, table: pd.DataFrame) -> str:

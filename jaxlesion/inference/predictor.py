@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -121,25 +121,42 @@ class Ensemble:
             rows: [n] their positions in the table that the batches are of.
             after: called with the number of rows of each batch.
         """
-        batches = self.batches.plain(np.asarray(rows))
-        each = predict_batches(self._step, self.members, batches, shard_batch(self._mesh), after)
-        vouch()
+        each = self.predict_each(rows, after)
         calibration = self.calibration
         prediction = each.mean(1) if calibration is None else calibration.new_rows(each, self.models)
         return predictions_table(lesions, prediction, self.name)
+
+    def predict_each(self, rows: Sequence[int], after: Callable[[int], None] = ignore) -> np.ndarray:
+        """Return each fold's uncorrected probability [n, folds]; arguments as for `predict`."""
+        batches = self.batches.plain(np.asarray(rows))
+        each = predict_batches(self._step, self.members, batches, shard_batch(self._mesh), after)
+        vouch()
+        return each
 
     def _step(self, members: list[Variables], batch: Batch) -> jax.Array:
         return jnp.stack([self._one(variables, batch) for variables in members], -1)
 
 
+class EnsemblePredictions(NamedTuple):
+    """Predictions of lesions that no fold has seen."""
+
+    table: pd.DataFrame
+    """Predictions table of the mean of all folds."""
+    each: np.ndarray
+    """Uncorrected probability [n, folds] of each fold."""
+    models: list[str]
+    """Names of the folds' checkpoints."""
+
+
 def predict_ensemble(
     run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, progress: type[Meter] = Meter
-) -> pd.DataFrame:
-    """Predict lesions that no fold has seen by the mean of all; return the Predictions table. See `Ensemble`."""
+) -> EnsemblePredictions:
+    """Predict lesions that no fold has seen by each fold and by the mean of all. See `Ensemble`."""
     ensemble, rows = Ensemble(run, batches, which), np.arange(len(lesions))
     decode_ahead(batches, rows, again=False, progress=progress)
     with progress(ensemble.title, len(rows)) as meter:
-        return ensemble.predict(lesions, rows, meter.advance)
+        each = ensemble.predict_each(rows, meter.advance)
+    return EnsemblePredictions(predictions_table(lesions, each.mean(1), ensemble.name), each, ensemble.models)
 
 
 def _ready(run: Run, batches: Batches) -> tuple[Step, Mesh]:

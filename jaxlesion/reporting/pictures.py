@@ -13,6 +13,7 @@ import pandas as pd
 from jaxlesion.core.config import RECIPES
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.batches import Batches, open_batches
+from jaxlesion.evaluation.clinic import OF_ANY_PRIOR, calibration_by_label
 from jaxlesion.evaluation.registry import CHOSEN, Table, values_of
 from jaxlesion.evaluation.reliability import reliability
 from jaxlesion.evaluation.spread import Spread, gaps, spread_over
@@ -93,7 +94,11 @@ def draw_reliability(source: Source, pictures: Pictures) -> tuple[np.ndarray | N
     except InputError as e:
         pictures.missing["calibrated"] = f"No calibrated predictions: {e}"
     pictures.add("reliability", plots.reliability_diagram({name: reliability(target, p) for name, p in both.items()}))
-    return calibrated, {name: values_of(Table.CALIBRATION, target, p) for name, p in both.items()}
+    scores = {
+        name: values_of(Table.CALIBRATION, target, p) | calibration_by_label(target, p) for name, p in both.items()
+    }
+    scores["as predicted"] = {label: scores["as predicted"][label] for label in OF_ANY_PRIOR}
+    return calibrated, scores
 
 
 class Subgroups(NamedTuple):

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.dataset import Dataset
 from jaxlesion.data.predictions import read_predictions
+from jaxlesion.evaluation.clinic import without_uncorrected
 from jaxlesion.evaluation.summary import POOLED, EvalOptions, Summary, folds_of, summarise_run
 from jaxlesion.evaluation.thresholds import on_other_folds
 from jaxlesion.inference.predictor import finished_folds
@@ -71,7 +72,7 @@ def read_source(folder: Path, data_dir: Path | None, options: EvalOptions) -> So
     dataset, lesions = run.open_data(data_dir)
     table = held_out(run, lesions)
     columns = (table[name].to_numpy(np.float64) for name in ("target", "prediction", "fold"))
-    summary = summarise_run(run.config, lesions, table, options)
+    summary = without_uncorrected(summarise_run(run.config, lesions, table, options), run.config)
     return Source(run, dataset, lesions, table, summary, on_other_folds(*columns))
 
 

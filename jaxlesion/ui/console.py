@@ -11,6 +11,7 @@ from rich.table import Table
 
 from jaxlesion.core.hooks import Meter
 from jaxlesion.evaluation import registry
+from jaxlesion.evaluation.clinic import Grid
 from jaxlesion.evaluation.compare import Comparison
 from jaxlesion.evaluation.summary import MEAN, POOLED, Estimate, Estimates, Summary
 
@@ -79,7 +80,7 @@ def print_summary(summary: Summary) -> None:
 
 def print_estimates(title: str, columns: Mapping[str, Estimates], notes: Sequence[str] = ()) -> None:
     """Print a table of metrics with their intervals, one column per set of rows, with notes under it."""
-    cells = [{key: _shown(*estimate) for key, estimate in estimates.items()} for estimates in columns.values()]
+    cells = [{key: _of_key(key, estimate) for key, estimate in estimates.items()} for estimates in columns.values()]
     _print_table(title, [*columns], cells)
     for note in notes:
         say(note)
@@ -94,6 +95,14 @@ def print_comparison(title: str, names: Sequence[str], comparisons: Mapping[str,
         {key: "" if one.p is None else f"{one.p:.3f}" for key, one in comparisons.items()},
     )
     _print_table(title, [*names, "difference", "p"], columns)
+
+
+def print_grid(grid: Grid) -> None:
+    """Print a table of clinical metrics."""
+    table = _table(grid.title, grid.columns)
+    for label, cells in grid.rows:
+        table.add_row(label, *(_cell(cell) for cell in cells))
+    console.print(table)
 
 
 def print_neighbours(title: str, by_k: Mapping[str, Estimates]) -> None:
@@ -127,6 +136,19 @@ def _table(title: str, names: Sequence[str]) -> Table:
     for name in names:
         table.add_column(name, justify="right")
     return table
+
+
+def _cell(cell: Estimate | float | None) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, float) and abs(cell) >= 100:
+        return f"{cell:,.1f}"
+    return _stacked(cell) if isinstance(cell, Estimate) else _shown(cell)
+
+
+def _of_key(key: str, estimate: Estimate) -> str:
+    """Return a metric as text; a threshold in full, since a rounded one calls other rows."""
+    return repr(estimate.value) if key.endswith("threshold") else _shown(*estimate)
 
 
 def _shown(value: float, low: float | None = None, high: float | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Prior correction gives the posterior, the temperature is optimal, and no fold is fitted on itself."""
+"""Prior correction gives the posterior, the line is optimal, and no fold is fitted on itself."""
 
 import dataclasses
 import json
@@ -8,13 +8,14 @@ import pytest
 from scipy.special import expit as sigmoid
 from sklearn.linear_model import LogisticRegression
 
+from experiments.calibration_check import WORLDS, by_temperature, simulate
 from jaxlesion.core.errors import InputError
 from jaxlesion.evaluation.calibration import (
     Calibration,
     FoldCalibration,
     calibrate,
     fit,
-    fit_temperature,
+    fit_line,
     from_dict,
     logit,
     prior_offset,
@@ -48,7 +49,7 @@ def test_what_is_learnt_from_sampled_rows_becomes_the_posterior_of_all_rows(pos_
     model.fit(np.eye(4)[kind], np.repeat([1, 0], 4), sample_weight=np.append(pos_weight * malignant, kept))
     learnt = model.predict_proba(np.eye(4))[:, 1]
     offset = prior_offset(int(kept.sum()), int(benign.sum()), pos_weight)
-    np.testing.assert_allclose(calibrate(learnt, offset, 1), malignant / (malignant + benign), rtol=1e-5)
+    np.testing.assert_allclose(calibrate(learnt, offset), malignant / (malignant + benign), rtol=1e-5)
 
 
 def test_simulated_scores_become_calibrated(rng):
@@ -59,7 +60,7 @@ def test_simulated_scores_become_calibrated(rng):
     sampled = 1 / (1 + np.exp(-(logit(0.01) - np.log(0.05) + 2 * score - 2)))  # the posterior of kept rows
     assert sampled[kept].mean() == pytest.approx(target[kept].mean(), rel=0.02)
     assert sampled.mean() > 5 * target.mean()
-    corrected = calibrate(sampled, prior_offset(5, 100), 1)
+    corrected = calibrate(sampled, prior_offset(5, 100))
     np.testing.assert_allclose(corrected, truth, rtol=1e-9)
     assert corrected.mean() == pytest.approx(target.mean(), rel=0.03)
 
@@ -72,7 +73,7 @@ def test_the_offset_is_that_of_king_and_zeng():
 
 def test_keeping_all_rows_changes_nothing(rng):
     p = rng.random(50)
-    np.testing.assert_allclose(calibrate(p, prior_offset(7, 7), 1), p, rtol=1e-12)
+    np.testing.assert_allclose(calibrate(p, prior_offset(7, 7)), p, rtol=1e-12)
 
 
 @pytest.mark.parametrize("counts", [(0, 5, 1.0), (6, 5, 1.0), (0, 0, 1.0), (3, 5, 0.0)])
@@ -87,62 +88,78 @@ def test_saturated_predictions_stay_finite_and_last():
     np.testing.assert_array_equal(sigmoid(np.array([-1e4, 0, 1e4])), [0, 0.5, 1])
 
 
-# the temperature
+# the line
 
 
-def calibrated_rows(scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows with exactly the predicted share of malignant ones, and their log odds times `scale`."""
+def rows_of_known_risk(a: float = 0.0, b: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows with exactly the share of malignant ones that a + b z says, and their z."""
     shares = [(1, 99), (5, 45), (20, 20), (9, 1)]
     target = np.concatenate([np.repeat([1, 0], pair) for pair in shares])
-    return target, scale * np.concatenate([np.full(a + b, np.log(a / b)) for a, b in shares])
+    return target, np.concatenate([np.full(m + n, (np.log(m / n) - a) / b) for m, n in shares])
 
 
-@pytest.mark.parametrize("scale", [1.0, 2.0, 0.3, 40.0])
-def test_the_temperature_undoes_a_scale(scale):
-    assert fit_temperature(*calibrated_rows(scale)) == pytest.approx(scale, rel=1e-9)
-
-
-def test_doubled_logits_have_twice_the_temperature(rng):
-    target, z = rng.random(500) < 0.2, rng.normal(size=500)
-    z += target
-    assert fit_temperature(target, 2 * z) == pytest.approx(2 * fit_temperature(target, z), rel=1e-9)
-
-
-def test_no_temperature_has_a_lower_loss(rng):
-    target = rng.random(2000) < 0.05
-    z = 3 * rng.normal(size=2000) + 4 * target - 4
-    best = fit_temperature(target, z)
-    loss = log_loss(target, sigmoid(z / best))
-    assert 1.1 < best < 10
-    assert all(log_loss(target, sigmoid(z / t)) > loss for t in best * np.array([0.5, 0.99, 1.01, 2]))
-
-
-def test_what_has_no_finite_optimum_stops_at_the_ends():
-    target, z = np.array([0, 0, 1, 1]), np.array([-2.0, -1, 1, 2])
-    assert fit_temperature(target, z) == fit_temperature(target, 1000 * z) == pytest.approx(1 / 100)
-    assert fit_temperature(target, -z) == fit_temperature([0, 1], [3, 3]) == pytest.approx(100)
-    assert fit_temperature(target, 0 * z) == 1
-
-
-def newton(target: np.ndarray, z: np.ndarray) -> float:
-    """Return the temperature by Newton's method on the loss as a function of 1 / T, from 1."""
-    inverse = 1.0
-    for _ in range(100):
-        p = sigmoid(inverse * z)
-        inverse -= np.mean((p - target) * z) / np.mean(p * (1 - p) * z**2)
-    return 1 / inverse
+@pytest.mark.parametrize(("a", "b"), [(0, 1), (-5, 0.6), (0.3, 1 / 0.3), (40, 0.025)])
+def test_the_line_undoes_another(a, b):
+    assert fit_line(*rows_of_known_risk(a, b)) == (pytest.approx(a, abs=1e-8), pytest.approx(b, rel=1e-9), None)
 
 
 @pytest.mark.parametrize(("scale", "gain"), [(1, 1), (0.3, 0.5), (1, 2), (1, 0.2)])
-def test_the_temperature_is_that_of_newtons_method(scale, gain, rng):
+def test_the_line_is_that_of_scikit_learn(scale, gain, rng):
     target = rng.random(900) < 0.3
     z = scale * (rng.normal(size=900) + gain * target)
-    assert fit_temperature(target, z) == pytest.approx(newton(target, z), rel=1e-9)
+    expected = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000).fit(z[:, None], target)
+    found = fit_line(target, z)
+    assert (found.a, found.b) == (pytest.approx(expected.intercept_[0]), pytest.approx(expected.coef_[0, 0]))
+
+
+def test_no_line_has_a_lower_loss(rng):
+    target = rng.random(4000) < 0.05
+    z = 3 * rng.normal(size=4000) + 4 * target - 4
+    a, b, _ = fit_line(target, z)
+    loss = log_loss(target, sigmoid(a + b * z))
+    assert all(
+        log_loss(target, sigmoid(a + da + (b + db) * z)) > loss for da, db in [(0.1, 0), (0, 0.02), (-0.1, 0.02)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "z", "why"),
+    [
+        ([1] * 19 + [0] * 100, [2, 3, 5] * 39 + [2, 3], "19 malignant rows, fewer than 20"),
+        ([1] * 30 + [0] * 30, [1.0] * 30 + [-1.0] * 30, "no benign row above a malignant one"),
+        ([1] * 30 + [0] * 30, [-1.0] * 30 + [1.0] * 30, "no slope above 0"),
+        ([1] * 30 + [0] * 30, [-1.0, 1] * 15 + [1.0] * 30, "no slope above 0"),
+        ([1] * 30 + [0] * 30, [0.0] * 60, "no slope above 0"),
+        ([1] * 30 + [0] * 30, [87.0] * 59 + [-80], "no benign row above a malignant one"),
+    ],
+)
+def test_without_a_slope_the_intercept_alone_is_fitted_and_that_is_said(target, z, why):
+    a, b, said = fit_line(target, z)
+    assert (b, said) == (1, why)
+    assert sigmoid(a + np.array(z)).sum() == pytest.approx(sum(target))
 
 
 @pytest.mark.parametrize("value", [0, 1])
-def test_one_class_has_no_temperature(value):
-    refused(lambda: fit_temperature(np.full(3, value), np.arange(3)), f"{3 * value} of 3 rows", "both")
+def test_one_class_has_no_line(value):
+    refused(lambda: fit_line(np.full(3, value), np.arange(3)), f"{3 * value} of 3 rows", "both")
+
+
+# known truth
+
+
+@pytest.mark.parametrize("world", [WORLDS[0], WORLDS[3], WORLDS[6]])
+def test_calibrated_predictions_are_the_true_risks_on_average(world):
+    """Allow what the table of docs/calibration.md allows, and two standard errors of these 12 sets."""
+    found = simulate(world, 12, rows=50_000)
+    error = 2 * found.std(0, ddof=1) / np.sqrt(len(found))
+    assert (np.abs(found.mean(0) - 1) < np.array([0.05, 0.1, 0.2]) + error).all()
+
+
+def test_a_temperature_after_the_offset_is_far_from_the_true_risks():
+    found = simulate(WORLDS[0], 4, rows=50_000, calibrate=by_temperature).mean(0)
+    assert found[0] > 1.3
+    assert found[1] < 0.8
+    assert found[2] > 2
 
 
 # folds
@@ -160,20 +177,31 @@ def columns(rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return target, prediction, fold
 
 
-def test_a_fit_is_offset_and_temperature_by_definition(columns):
+def test_a_fit_is_offset_and_line_by_definition(columns):
     target, prediction, fold = columns
     found = fit(*columns, MODELS, NEGATIVES, 2.0)
     z = logit(prediction) + np.log(np.select([fold == 0, fold == 2], [0.1, 0.3], 0.5)) - np.log(2)
-    assert found.temperature == pytest.approx(fit_temperature(target, z), rel=1e-12)
+    assert (found.a, found.b) == pytest.approx(fit_line(target, z)[:2])
+    assert found.notes() == []
     assert [f.fold for f in found.folds] == [0, 2, 3]
     for f in found.folds:
         held_out = fold == f.fold
         assert (f.rows, f.positives) == (300, target[held_out].sum())
         assert (f.model, f.negatives_kept, f.negatives) == (MODELS[f.fold], *NEGATIVES[f.fold])
-        assert f.temperature == pytest.approx(fit_temperature(target[~held_out], z[~held_out]), rel=1e-12)
+        assert (f.a, f.b) == pytest.approx(fit_line(target[~held_out], z[~held_out])[:2])
         np.testing.assert_allclose(
-            found.out_of_fold(prediction, fold)[held_out], sigmoid(z[held_out] / f.temperature), rtol=1e-12
+            found.out_of_fold(prediction, fold)[held_out], sigmoid(f.a + f.b * z[held_out]), rtol=1e-12
         )
+
+
+def test_folds_without_a_slope_are_named(columns):
+    target, prediction, fold = columns
+    few = np.flatnonzero((target == 1) & (fold != 0))[10:]
+    found = fit(np.delete(target, few), np.delete(prediction, few), np.delete(fold, few), MODELS, NEGATIVES, 1.0)
+    assert found.folds[0].b == 1
+    assert found.notes() == [
+        "calibrated by an intercept alone, without a slope: fold 0 (10 malignant rows, fewer than 20)"
+    ]
 
 
 @pytest.mark.parametrize("k", MODELS)
@@ -186,7 +214,7 @@ def test_a_folds_calibrated_predictions_do_not_depend_on_its_targets(columns, k)
     np.testing.assert_array_equal(
         one.out_of_fold(prediction, fold)[held_out], other.out_of_fold(prediction, fold)[held_out]
     )
-    assert one.temperature != other.temperature
+    assert one.a != other.a
 
 
 def test_no_ranking_within_a_fold_changes(columns):
@@ -200,18 +228,18 @@ def test_no_ranking_within_a_fold_changes(columns):
 def test_of_a_single_fold_only_the_prior_is_corrected_out_of_fold(columns):
     target, prediction, fold = (column[:300] for column in columns)
     found = fit(target, prediction, fold, MODELS, NEGATIVES, 1.0)
-    assert found.folds[0].temperature is None
-    assert found.temperature != 1
-    np.testing.assert_array_equal(found.out_of_fold(prediction, fold), calibrate(prediction, np.log(0.1), 1))
+    assert found.folds[0].a is found.folds[0].b is None
+    assert found.b != 1
+    np.testing.assert_array_equal(found.out_of_fold(prediction, fold), calibrate(prediction, np.log(0.1)))
 
 
 def test_rows_may_come_in_any_order(columns, rng):
     order = rng.permutation(900)
     one, other = fit(*columns, MODELS, NEGATIVES, 1.0), fit(*(c[order] for c in columns), MODELS, NEGATIVES, 1.0)
-    assert one.temperature == pytest.approx(other.temperature, rel=1e-12)
+    assert (one.a, one.b) == (pytest.approx(other.a, rel=1e-9), pytest.approx(other.b, rel=1e-9))
     _, prediction, fold = columns
     np.testing.assert_allclose(
-        one.out_of_fold(prediction, fold)[order], other.out_of_fold(prediction[order], fold[order]), rtol=1e-12
+        one.out_of_fold(prediction, fold)[order], other.out_of_fold(prediction[order], fold[order]), rtol=1e-9
     )
 
 
@@ -219,7 +247,7 @@ def test_new_rows_get_the_mean_of_the_folds_calibrated_probabilities(columns, rn
     found = fit(*columns, MODELS, NEGATIVES, 1.0)
     each = rng.random((5, 2)).astype(np.float32)
     expected = [
-        sigmoid((logit(each[:, i]) + np.log(r)) / found.temperature) for i, r in enumerate((0.5, 0.1))
+        sigmoid(found.a + found.b * (logit(each[:, i]) + np.log(r))) for i, r in enumerate((0.5, 0.1))
     ]  # from folds 3 and 0
     np.testing.assert_allclose(found.new_rows(each, ["fold_3/9", "fold_0/8"]), np.mean(expected, 0), rtol=1e-12)
     refused(lambda: found.new_rows(each, ["fold_3/9", "fold_0/7"]), "fold_0/7", "--checkpoint last")
@@ -230,8 +258,8 @@ def test_a_mean_of_probabilities_adds_up_to_the_malignant_rows_and_one_of_logits
     target = rng.random(400_000) < 0.002
     score = rng.normal(2.0 * target)[:, None] + rng.normal(size=(len(target), 5))
     z = logit(0.002) + score - 1  # two normals of variance 2 with means 2 apart
-    fold = {"negatives": 1, "negatives_kept": 1, "offset": 0.0, "rows": 1, "positives": 1, "temperature": None}
-    found = Calibration(1.0, tuple(FoldCalibration(fold=k, model=f"fold_{k}/1", **fold) for k in range(5)))
+    fold = {"negatives": 1, "negatives_kept": 1, "offset": 0.0, "rows": 1, "positives": 1}
+    found = Calibration(0.0, 1.0, None, tuple(FoldCalibration(fold=k, model=f"fold_{k}/1", **fold) for k in range(5)))
     mean = found.new_rows(sigmoid(z), [f"fold_{k}/1" for k in range(5)])
     assert mean.sum() == pytest.approx(target.sum(), rel=0.07)  # two standard deviations of a Poisson count
     assert sigmoid(z.mean(1)).sum() < 0.8 * target.sum()
@@ -249,14 +277,17 @@ def test_what_is_stored_is_read_back(columns):
 @pytest.mark.parametrize(
     "change",
     [
-        {"temperature": float("nan")},
-        {"temperature": 0},
-        {"temperature": "hot"},
+        {"a": float("nan")},
+        {"b": 0},
+        {"b": "steep"},
+        {"slope_fixed": 3},
         {"folds": []},
         {"folds": [{"fold": 0}]},
         {"folds": 3},
         {"folds": [{"offset": float("inf")}]},
         {"folds": [{"pace": 1}]},
+        {"folds": [{"a": None}]},
+        {"folds": [{"b": -1.0}]},
     ],
 )
 def test_a_damaged_file_is_named(columns, change):
@@ -270,3 +301,9 @@ def test_a_damaged_file_is_named(columns, change):
 def test_a_fold_that_is_not_calibrated(columns):
     found = fit(*columns, MODELS, NEGATIVES, 1.0)
     refused(lambda: found.out_of_fold([0.5, 0.5], [0, 1]), "lacks fold 1")
+
+
+def test_a_temperature_of_an_earlier_version_is_refused_with_what_to_do(columns):
+    stored = dataclasses.asdict(fit(*columns, MODELS, NEGATIVES, 1.0))
+    old = {"temperature": 1.2, "folds": stored["folds"]}
+    refused(lambda: from_dict(old, "there/calibration.json"), "there/calibration.json", "temperature", "train --resume")

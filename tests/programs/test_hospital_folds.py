@@ -30,4 +30,4 @@ def test_a_hospital_is_in_one_fold_and_its_lesions_are_not_trained_on(run, demo)
 def test_all_that_was_held_out_is_predicted_and_nothing_else(run):
     folds, oof = run.folds_table(), pd.read_csv(run.folder / "oof.csv")
     assert oof["isic_id"].tolist() == folds["isic_id"][folds["fold"] == 1].tolist()
-    assert [f.temperature for f in run.calibration().folds] == [None]  # no other fold to fit it to
+    assert [f.b for f in run.calibration().folds] == [None]  # no other fold to fit it to

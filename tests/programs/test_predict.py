@@ -16,7 +16,7 @@ from jaxlesion.data.demo import write_demo
 from jaxlesion.data.predictions import COLUMNS
 from jaxlesion.data.sources import open_images
 from jaxlesion.evaluate import EvaluateConfig
-from jaxlesion.evaluation.calibration import calibrate, fit_temperature, logit
+from jaxlesion.evaluation.calibration import calibrate, fit_line, logit
 from jaxlesion.predict import PredictConfig
 from jaxlesion.runs.store import Run
 
@@ -95,9 +95,10 @@ def test_a_run_stores_what_calibrates_it(tiny_run):
         assert of_fold["offset"] == pytest.approx(np.log(kept / of_fold["negatives"]))
         z[oof["fold"] == k] += of_fold["offset"]
     assert [f["fold"] for f in stored["folds"]] == [0, 1]
-    assert stored["temperature"] == pytest.approx(fit_temperature(oof["target"], z))
+    assert (stored["a"], stored["b"]) == pytest.approx(fit_line(oof["target"], z)[:2])
     other = (oof["fold"] == 1).to_numpy()
-    assert stored["folds"][0]["temperature"] == pytest.approx(fit_temperature(oof["target"][other], z[other]))
+    first = stored["folds"][0]
+    assert (first["a"], first["b"]) == pytest.approx(fit_line(oof["target"][other], z[other])[:2])
 
 
 def test_calibrated_predictions_are_those_of_the_folds_corrected(table, tiny_run, demo, tmp_path):
@@ -108,7 +109,7 @@ def test_calibrated_predictions_are_those_of_the_folds_corrected(table, tiny_run
     stored = Run.open(tiny_run).calibration()
     with open_images(demo / "test-image.hdf5") as images:
         pixels = np.stack([resize(decode(images.read(i), i), 32) for i in calibrated["isic_id"]])
-    expected = [calibrate(by_hand(tiny_run, f.fold, pixels), f.offset, stored.temperature) for f in stored.folds]
+    expected = [calibrate(by_hand(tiny_run, f.fold, pixels), f.offset, stored.a, stored.b) for f in stored.folds]
     np.testing.assert_allclose(calibrated["prediction"], np.mean(expected, 0), atol=1e-6)
     assert (calibrated["prediction"] < uncorrected["prediction"]).all()  # half of the sampled rows were malignant
 

@@ -69,8 +69,18 @@ def test_evaluate_gives_what_training_gave_whatever_the_batch_size(tiny_run, bat
     oof = read_predictions(tiny_run / "oof.csv")
     stored = summary(oof["target"].to_numpy(np.int8), oof["prediction"].to_numpy())
     tolerance = 1e-6 if batch_size is None else 1e-5
+    assert figures["pooled"]["normalised"].keys() - figures["pooled"]["whole fold"].keys() == {"brier", "ece"}
     for name, value in stored.items():
+        if name in ("brier", "ece"):  # not of predictions that carry the prior of sampled rows
+            continue
         assert figures["pooled"]["whole fold"][name].value == pytest.approx(value, abs=tolerance), name
+
+
+def test_the_table_that_evaluate_writes_has_the_very_same_figures_and_thresholds(tiny_run, tmp_path):
+    of_run = evaluate.evaluate(EvaluateConfig(run=tiny_run, bootstrap=0, out=tmp_path / "out.csv"))
+    of_table = evaluate.evaluate(EvaluateConfig(predictions=tmp_path / "out.csv", bootstrap=0))
+    whole, rows = of_run["pooled"]["whole fold"], of_table["pooled"]["all rows"]
+    assert whole == {key: rows[key] for key in whole}
 
 
 def test_evaluate_of_the_table_is_the_same_in_any_row_order(tiny_run, tmp_path):
