@@ -76,6 +76,7 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
         "groups": groups.rows,
         "gaps": groups.gaps,
         "spread": groups.spread,
+        "widest": max(groups.gaps, key=lambda row: abs(row["gap"]), default=None),
         "min_positives": MIN_POSITIVES,
         "mistakes": mistakes,
     }
@@ -90,6 +91,7 @@ def data_facts(source: Source, name: str) -> dict[str, Any]:
         "name": name,
         "rows": len(lesions),
         "malignant": int(lesions["target"].sum()),
+        "malignant_patients": lesions["patient_id"][lesions["target"] == 1].nunique(),
         "patients": lesions["patient_id"].nunique(),
         "patients_known": resampled_by(lesions) == "patient",
         "held_out": len(source.table),
