@@ -51,7 +51,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str], options: Eva
     samples: Sequence[dict[str, np.ndarray]] = ({}, {})
     if options.resamples:
         patient = patients_of(a.assign(patient_id=a["patient_id"].fillna(b["patient_id"])))
-        samples = resampled_values(scored, patient, options, 0, options.ticker(options.resamples))
+        samples = resampled_values(scored, patient, options, 0, options.ticker(options.resamples)).samples
     compared = {}
     for key in shared_keys(values):
         first, second = (of[key] for of in values)
