@@ -1,0 +1,229 @@
+"""Simulate how often a 95 % interval holds the truth, before and after, and print the tables of docs/trust.md.
+
+    python -m experiments.coverage --sets 2000 --out coverage.md
+
+A set is a sample of patients with 1 to 500 lesions (log-normal), whose effects correlate the scores of one patient's
+lesions. `--malignant` is the expected number of patients with a malignant lesion; the number itself varies, as it would
+in another sample. Predictions are the true risk with an error, so that they are calibrated about as a network's are.
+Before: patients with and without a malignant lesion are drawn apart, undefined rates are 0, limits are percentiles.
+After: `jaxlesion.evaluation.bootstrap`. The truth is the metric of two million lesions. Results are kept in
+`--out`.json after every 50 sets, from which an interrupted simulation resumes.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from jaxlesion.core.files import write_atomic
+from jaxlesion.evaluation import registry
+from jaxlesion.evaluation.bootstrap import Scores, resample
+from jaxlesion.evaluation.crossfold import mean_auc_spread, rank_within_folds
+from jaxlesion.evaluation.intervals import by_logit, percentiles
+from jaxlesion.evaluation.statistics import Rows
+from jaxlesion.ui.console import say
+from jaxlesion.ui.exits import run_program
+
+METRICS = (
+    *("roc_auc", "pauc", "pr_auc", "sensitivity_at_90_specificity", "brier", "log_loss"),
+    *("malignant_precision", "malignant_recall", "specificity"),
+)
+RESAMPLED_EVERY = 50  # sets between two saves
+MEAN_LESIONS, SPREAD_LESIONS = 12.0, 1.3  # median and standard deviation of the logarithm of a patient's lesions
+MOST_LESIONS = 500
+SHIFT, PATIENT_SD, ROW_SD = 2.0, 0.7, 1.0  # of the score: malignant less benign, of patients, and of rows
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Coverage of 95 % intervals in simulated sets of patients."""
+
+    sets: int = 200
+    """Simulated sets for each number of malignant patients."""
+    malignant: tuple[int, ...] = (4, 10, 16, 40, 100)
+    """Expected numbers of patients with a malignant lesion."""
+    patients: int = 300
+    """Patients of a set."""
+    resamples: int = 400
+    """Resamples of an interval by percentiles."""
+    folds: bool = False
+    """Simulate pooling over five folds, and their mean, instead."""
+    before: bool = True
+    """Also compute the intervals that were used before."""
+    out: Path | None = None
+    """Write the tables there, as Markdown."""
+
+
+def draw(rng: np.random.Generator, patients: int, malignant: float) -> tuple[np.ndarray, ...]:
+    """Return patient, target and prediction [rows] of a sample of patients.
+
+    Args:
+        rng: of the sample.
+        patients: number of them.
+        malignant: expected number of patients with a malignant lesion: one in six of these has two, one in six three.
+    """
+    lesions = np.clip(np.round(MEAN_LESIONS * np.exp(SPREAD_LESIONS * rng.normal(size=patients))), 1, MOST_LESIONS)
+    patient = np.repeat(np.arange(patients), lesions.astype(int))
+    first = np.cumsum(lesions).astype(int) - lesions.astype(int)
+    has = rng.random(patients) < malignant / patients
+    more = np.where(has, 1 + rng.choice(3, p=(4 / 6, 1 / 6, 1 / 6), size=patients), 0)
+    target = (np.arange(len(patient)) - first[patient] < more[patient]).astype(int)
+    effect = PATIENT_SD * rng.normal(size=patients)
+    score = SHIFT * target + effect[patient] + ROW_SD * rng.normal(size=len(patient))
+    variance = PATIENT_SD**2 + ROW_SD**2
+    rows = MEAN_LESIONS * math.exp(SPREAD_LESIONS**2 / 2)
+    odds = 1.5 * malignant / (patients * rows)
+    logit = SHIFT / variance * (score - SHIFT / 2) + math.log(odds)
+    return patient, target, 1 / (1 + np.exp(-logit))
+
+
+def threshold_of(patients: int, malignant: float) -> float:
+    """Return the threshold of all sets: three times the prevalence."""
+    return 4.5 * malignant / (patients * MEAN_LESIONS * math.exp(SPREAD_LESIONS**2 / 2))
+
+
+def truth(patients: int, malignant: float, rows: int = 2_000_000) -> dict[str, float]:
+    """Return the metrics of some million lesions, of as many independent samples of patients."""
+    rng, parts, done = np.random.default_rng(99), [], 0
+    while done < rows:
+        parts.append(draw(rng, patients, malignant)[1:])
+        done += len(parts[-1][0])
+    target, prediction = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return registry.summary(target, prediction, threshold_of(patients, malignant))
+
+
+def stratified(
+    rng: np.random.Generator, target: np.ndarray, prediction: np.ndarray, patient: np.ndarray, at: float, resamples: int
+) -> dict[str, tuple[float, float] | None]:
+    """Return the percentile intervals of patients drawn apart, with undefined rates 0."""
+    name = np.unique(patient, return_inverse=True)[1]
+    clusters = int(name.max()) + 1
+    rows = Rows(target, prediction, name, clusters, {"": np.full(len(target), at)})
+    has = rows.classes[:, 1] > 0
+    weight = np.zeros((resamples, clusters))
+    for stratum in (np.flatnonzero(has), np.flatnonzero(~has)):
+        if len(stratum):
+            share = np.full(len(stratum), 1 / len(stratum))
+            weight[:, stratum] = rng.multinomial(len(stratum), share, resamples)
+    statistics = rows.weighted(weight)
+    found = registry.scores(statistics) | registry.rates(*statistics.confusions[""][:4])
+    zero = [key for key in METRICS if key.startswith(("malignant", "specificity"))]
+    return {key: percentiles(np.nan_to_num(found[key]) if key in zero else found[key]) for key in METRICS}
+
+
+def simulate(config: Coverage, malignant: int, known: dict[str, float], number: int) -> dict[str, list[int]]:
+    """Return for each metric [held, missed below, missed above, withheld] of one set, before and after.
+
+    Args:
+        config: of the simulation.
+        malignant: expected number of malignant patients.
+        known: the truth.
+        number: of the set.
+    """
+    rng = np.random.default_rng((malignant, number))
+    patient, target, prediction = draw(rng, config.patients, malignant)
+    if config.folds:
+        return _of_folds(patient, target, prediction, known, rng)
+    at = threshold_of(config.patients, malignant)
+    values = registry.summary(target, prediction, at)
+    found = resample(target, [Scores(prediction, {"": at})], patient, resamples=config.resamples, seed=number)
+    ends = {f"after {key}": found.limits(key, values[key]) for key in METRICS}
+    if config.before:
+        old = stratified(rng, target, prediction, patient, at, config.resamples)
+        ends |= {f"before {key}": limits for key, limits in old.items()}
+    return {name: outcome(limits, known[name.split(" ")[1]]) for name, limits in ends.items()}
+
+
+def _of_folds(
+    patient: np.ndarray, target: np.ndarray, prediction: np.ndarray, known: dict[str, float], rng: np.random.Generator
+) -> dict[str, list[float]]:
+    """Return outcomes and estimates of five folds with scales of their own, pooled and as a mean."""
+    fold = patient % 5
+    offset = rng.normal(size=5)[fold]
+    prediction = 1 / (1 + np.exp(-np.log(prediction / (1 - prediction)) - offset))
+    rank = rank_within_folds(target, prediction, fold)
+    found = resample(target, [Scores(prediction, {"": 0.5}, rank)], patient, resamples=2)
+    parts = [(target[fold == k], prediction[fold == k], patient[fold == k]) for k in range(5)]
+    plain = [registry.summary(*part[:2]) for part in parts]
+    result = {}
+    for key in ("roc_auc", "pauc"):
+        raw = registry.summary(target, prediction)[key]
+        pooled = registry.summary(target, prediction, rank=rank)[key]
+        mean = float(np.mean([one[key] for one in plain]))
+        ends = found.limits(key, pooled)
+        result[f"pooled-ranks {key}"] = [*outcome(ends, known[key]), pooled]
+        result[f"pooled-raw {key}"] = [*outcome(None, known[key]), raw]
+        ends = None
+        if key == "roc_auc" and not math.isnan(mean):
+            spread = mean_auc_spread(parts)
+            ends = None if math.isnan(spread.error) or not 0 < mean < 1 else by_logit(mean, spread, 1.0)
+        result[f"mean-of-folds {key}"] = [*outcome(ends, known[key]), mean]
+    return result
+
+
+def outcome(limits: tuple[float, float] | None, known: float) -> list[int]:
+    """Return whether the truth was held, was below the interval, was above it, and whether there was none."""
+    if limits is None:
+        return [0, 0, 0, 1]
+    low, high = limits
+    return [int(low <= known <= high), int(known < low), int(known > high), 0]
+
+
+def table(results: dict[str, list[dict[str, list[float]]]], names: Sequence[str], key: str) -> list[str]:
+    """Return lines of one metric: for each number of malignant patients the coverage of all names."""
+    lines = []
+    for malignant, sets in results.items():
+        cells = [_cell(np.array([one[f"{name} {key}"] for one in sets], float)) for name in names]
+        lines.append(f"| {key} | {malignant} | {len(sets)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(outcomes: np.ndarray) -> str:
+    """Return coverage among the sets with an interval, misses below and above, and the share without interval."""
+    given = outcomes[outcomes[:, 3] == 0]
+    extra = f"mean {np.nanmean(outcomes[:, 4]):.4f}" if outcomes.shape[1] > 4 else ""
+    if not len(given):
+        return extra or "withheld"
+    held = given[:, 0].mean()
+    error = math.sqrt(held * (1 - held) / len(given))
+    below, above = given[:, 1].mean(), given[:, 2].mean()
+    share = outcomes[:, 3].mean()
+    none = f"; none in {share:.0%}" if share > 0.005 else ""
+    return f"{held:.3f} ± {error:.3f} ({below:.3f}, {above:.3f}{none}) {extra}".strip()
+
+
+def coverage(config: Coverage) -> str:
+    """Simulate, print and return the tables."""
+    kept = None if config.out is None else config.out.with_suffix(".json")
+    results: dict[str, list[dict[str, list[float]]]] = {}
+    if kept is not None and kept.is_file():
+        results = json.loads(kept.read_text())
+    for malignant in config.malignant:
+        sets, known = results.setdefault(str(malignant), []), truth(config.patients, malignant)
+        while len(sets) < config.sets:
+            sets.append(simulate(config, malignant, known, len(sets)))
+            if kept is not None and (len(sets) % RESAMPLED_EVERY == 0 or len(sets) == config.sets):
+                write_atomic(kept, json.dumps(results))
+        say(f"{malignant} malignant patients: {len(sets)} sets")
+        if config.folds:
+            say(f"truth: ROC AUC {known['roc_auc']:.4f}, pAUC {known['pauc']:.4f}")
+    if config.folds:
+        names, keys = ("pooled-raw", "pooled-ranks", "mean-of-folds"), ("roc_auc", "pauc")
+    else:
+        names, keys = (("before", "after") if config.before else ("after",)), METRICS
+    lines = [f"| metric | malignant patients | sets | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
+    for key in keys:
+        lines += table(results, names, key)
+    text = "\n".join(lines)
+    say(text)
+    if config.out is not None:
+        write_atomic(config.out, text + "\n")
+    return text
+
+
+if __name__ == "__main__":
+    run_program(lambda: coverage(tyro.cli(Coverage)))
