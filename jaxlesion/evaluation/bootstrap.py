@@ -32,6 +32,7 @@ RESAMPLES = 2000
 ELEMENTS = 1 << 21  # float64 numbers in one array of a chunk of resamples: 16 MB, a few of them at once
 AREAS = ("roc_auc", "pauc")  # whose intervals are by the jackknife
 
+Limits = tuple[float, float]
 interval = percentiles
 
 
@@ -61,6 +62,11 @@ class Support(NamedTuple):
     resting: dict[str, dict[Basis, int]]
     spreads: dict[str, Spread]
 
+    def of(self, key: str) -> dict[Basis, int]:
+        """Return the numbers of units at the threshold of a metric, if it has one."""
+        prefix = registry.CHOSEN if key.startswith(registry.CHOSEN) else ""
+        return self.resting.get(prefix) or next(iter(self.resting.values()))
+
 
 @dataclass(frozen=True)
 class Resampled:
@@ -78,24 +84,14 @@ class Resampled:
     samples: tuple[dict[str, np.ndarray], ...]
     support: tuple[Support, ...]
 
-    def limits(self, key: str, value: float, of: int = 0) -> tuple[float, float] | None:
+    def limits(self, key: str, value: float, of: int = 0) -> Limits | None:
         """Return the 95 % interval of a metric of one of the scores, given its value; None where it is withheld."""
         return limits_of(key, value, self.samples[of][key], self.support[of])
 
 
-class Difference(NamedTuple):
-    """Interval of a difference and its two-sided p."""
-
-    low: float
-    high: float
-    p: float
-
-
-def limits_of(key: str, value: float, sample: np.ndarray, support: Support) -> tuple[float, float] | None:
+def limits_of(key: str, value: float, sample: np.ndarray, support: Support) -> Limits | None:
     """Return the 95 % interval of a metric; None where it is withheld."""
-    prefix = registry.CHOSEN if key.startswith(registry.CHOSEN) else ""
-    resting = support.resting.get(prefix) or next(iter(support.resting.values()))
-    return limits(key, value, sample, resting, support.spreads.get(key))
+    return limits(key, value, sample, support.of(key), support.spreads.get(key))
 
 
 def resample(
@@ -156,20 +152,12 @@ def resample(
     )
 
 
-def difference(a: np.ndarray, b: np.ndarray, units: float = math.inf, level: float = LEVEL) -> Difference | None:
+def difference(a: np.ndarray, b: np.ndarray, units: float = math.inf, level: float = LEVEL) -> Limits | None:
     """Return the interval of a - b of one metric's paired [resamples]; None where over 5 % of them are undefined.
 
     `units` is the number that the metric rests on, which widens the tails; infinite for plain percentiles.
-
-    p is twice the smaller share of resamples that do not lie on one side of 0, (1 + number) / (1 + resamples), and at
-    most 1 (Davison and Hinkley 1997, section 4.2, for the inverted percentile interval).
     """
-    gap = a - b
-    if (ends := percentiles(gap, units, level)) is None:
-        return None
-    gap = gap[~np.isnan(gap)]
-    least = min(np.count_nonzero(gap <= 0), np.count_nonzero(gap >= 0))
-    return Difference(*ends, p=float(min(1, 2 * (1 + least) / (1 + len(gap)))))
+    return percentiles(a - b, units, level)
 
 
 class _Chunk(NamedTuple):

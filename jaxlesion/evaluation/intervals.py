@@ -11,6 +11,7 @@
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ def by_logit(value: float, spread: Spread, best: float, level: float = LEVEL) ->
 
 
 def limits(
-    key: str, value: float, sample: np.ndarray, resting: dict[Basis, int], spread: Spread | None = None
+    key: str, value: float, sample: np.ndarray, resting: Mapping[Basis, int], spread: Spread | None = None
 ) -> tuple[float, float] | None:
     """Return the 95 % interval of a metric; None where it is withheld.
 
@@ -90,13 +91,16 @@ def limits(
     """
     metric = metric_of(key)
     units = resting[metric.rests_on]
-    if resting["malignant"] < FEWEST_MALIGNANT and metric.rests_on != "benign":
-        return None
-    if math.isnan(value):
+    if withheld(key, resting) or math.isnan(value):
         return None
     if (edge := at_edge(value, metric.best, units)) is not None:
         return edge
     return percentiles(sample, units) if spread is None else by_logit(value, spread, metric.best)
+
+
+def withheld(key: str, resting: Mapping[Basis, int]) -> bool:
+    """Return whether malignant units are too few for an interval of a metric."""
+    return resting["malignant"] < FEWEST_MALIGNANT and metric_of(key).rests_on != "benign"
 
 
 def resting_on(rows: Rows, prefix: str | None = None) -> dict[Basis, int]:

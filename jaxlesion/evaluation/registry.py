@@ -74,6 +74,11 @@ class Metric:
     of_ranks: bool = False
 
     @property
+    def of_order(self) -> bool:
+        """Whether, without a threshold, it depends on the order of predictions alone."""
+        return self.rests_on == "malignant"
+
+    @property
     def interval(self) -> bool:
         """Whether it has an interval and a mean over folds."""
         return not (self.count or self.of_rows)

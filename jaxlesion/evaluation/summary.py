@@ -24,6 +24,7 @@ from jaxlesion.evaluation.bootstrap import (
 )
 from jaxlesion.evaluation.crossfold import mean_auc_spread, rank_within_folds
 from jaxlesion.evaluation.intervals import FEW_MALIGNANT, FEWEST_MALIGNANT, Spread
+from jaxlesion.evaluation.permutation import SWAPS
 from jaxlesion.evaluation.registry import CHOSEN, Basis, has_interval, summary
 from jaxlesion.evaluation.thresholds import Choose, at_sensitivity, best_f1, on_other_folds
 
@@ -53,6 +54,8 @@ class EvalOptions:
         resamples: of the bootstrap; 0 for no intervals.
         seed: of the resamples.
         tick: called with the number of resamples done, and their total.
+        primary: key of the metric of a comparison whose p is given as it is.
+        swaps: of a comparison's p.
     """
 
     threshold: float = 0.5
@@ -60,6 +63,8 @@ class EvalOptions:
     resamples: int = RESAMPLES
     seed: int = 0
     tick: Callable[[int, int], object] = lambda done, total: None
+    primary: str = "roc_auc"
+    swaps: int = SWAPS
 
     @property
     def choose(self) -> Choose:
@@ -188,23 +193,32 @@ def _on_few(malignant: int, folds: int) -> list[str]:
     return notes
 
 
-def as_json(estimates: Mapping[str, Any], notes: Sequence[str], resamples: int, by: str) -> str:
+def as_json(
+    estimates: Mapping[str, Any],
+    notes: Sequence[str],
+    resamples: int,
+    by: str,
+    permutation: Mapping[str, Any] | None = None,
+) -> str:
     """Return metrics as JSON, with `notes`, a list of text, and `bootstrap`, null or `draws`, `by` and `level`.
 
     `figures` is a tree. Of a `Summary` it is by part (`fold k`, `pooled`, `mean of folds`, or the name of a table
     without folds), by set of rows (`normalised`, `whole fold` or `all rows`), and by key (those of `registry.summary`,
     and after `chosen_` those at the threshold chosen on the other folds); then come `value`, `low` and `high`. Of
-    comparisons it is by key alone, then `a`, `b`, `difference`, `low`, `high` and `p`. Undefined values and missing
-    intervals are null.
+    comparisons it is by key alone, then `a`, `b`, `difference`, `low`, `high`, `p` and `p_holm`, which the primary
+    metric lacks. Undefined values and missing intervals are null.
 
     Args:
         estimates: such a tree of dictionaries, with named tuples for leaves.
         notes: sentences for the reader.
         resamples: number of resamples; 0 for no intervals.
         by: the unit drawn, patient or row.
+        permutation: of comparisons, how p was found: `draws` and `primary`.
     """
     bootstrap = {"draws": resamples, "by": by, "level": LEVEL} if resamples else None
-    content = {"notes": list(notes), "bootstrap": bootstrap, "figures": without_nan(_fields(estimates))}
+    content = {"notes": list(notes), "bootstrap": bootstrap}
+    content |= {} if permutation is None else {"permutation": dict(permutation)}
+    content |= {"figures": without_nan(_fields(estimates))}
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -247,7 +261,7 @@ def with_thresholds(table: pd.DataFrame, options: EvalOptions, name: str = "the 
 
 def plain_values(table: pd.DataFrame, options: EvalOptions) -> dict[str, int | float]:
     """Return the metrics of a table with thresholds by key, without intervals."""
-    return summary(_target(table), table["prediction"].to_numpy(), _thresholds(table, options), _rank(table))
+    return summary(_target(table), table["prediction"].to_numpy(), thresholds_of(table, options), _rank(table))
 
 
 def resampled_values(
@@ -266,7 +280,7 @@ def resampled_values(
         stream: number of the random stream; parts of another number are drawn independently.
         tick: called with the number of resamples just done.
     """
-    scores = [Scores(table["prediction"].to_numpy(), _thresholds(table, options), _rank(table)) for table in tables]
+    scores = [Scores(table["prediction"].to_numpy(), thresholds_of(table, options), _rank(table)) for table in tables]
     seed = options.seed, stream
     return resample(_target(tables[0]), scores, patient, resamples=options.resamples, seed=seed, tick=tick)
 
@@ -335,6 +349,7 @@ def malignant_patients(table: pd.DataFrame) -> int:
     return len(np.unique(patients_of(table)[_target(table) == 1]))
 
 
-def _thresholds(table: pd.DataFrame, options: EvalOptions) -> dict[str, float | np.ndarray]:
+def thresholds_of(table: pd.DataFrame, options: EvalOptions) -> dict[str, float | np.ndarray]:
+    """Return the thresholds of a table by prefix of their metrics' keys."""
     chosen = table["chosen"].to_numpy()
     return {"": options.threshold} | ({} if np.isnan(chosen).any() else {CHOSEN: chosen})

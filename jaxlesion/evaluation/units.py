@@ -64,8 +64,12 @@ def units_of(patient: np.ndarray | None, columns: Sequence[np.ndarray]) -> Units
 def counted(target: np.ndarray, prediction: np.ndarray, thresholds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Return the columns [n] that counts depend on: class, gap between malignant predictions, and calls."""
     levels = np.unique(prediction[target == 1])
-    gap = sum(np.searchsorted(levels, prediction, side) for side in ("left", "right"))
-    return [target, gap, *(prediction >= at for at in thresholds.values())]
+    return [target, gap(levels, prediction), *(prediction >= at for at in thresholds.values())]
+
+
+def gap(levels: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Return where each number [n] lies among rising levels: 0 below the first, 1 at it, 2 between it and the next."""
+    return sum(np.searchsorted(levels, column, side) for side in ("left", "right"))
 
 
 def rounded(target: np.ndarray, prediction: np.ndarray) -> list[np.ndarray]:

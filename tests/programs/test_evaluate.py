@@ -168,7 +168,8 @@ def test_compare_gives_both_tables_and_paired_differences(written, tmp_path, cap
     out = tmp_path / "compared.json"
     command = ["--compare", str(written(a, "a.csv")), str(written(b, "b.csv"))]
     evaluate.main([*command, "--bootstrap", "200", "--json", str(out)])
-    figures = json.loads(out.read_text())["figures"]
+    content = json.loads(out.read_text())
+    figures = content["figures"]
     for side, table in (("a", a), ("b", b)):
         rank = rank_within_folds(table["target"], table["prediction"], table["fold"])
         expected = summary(table["target"], table["prediction"], rank=rank)
@@ -177,11 +178,16 @@ def test_compare_gives_both_tables_and_paired_differences(written, tmp_path, cap
     auc = figures["roc_auc"]
     assert auc["difference"] == auc["a"] - auc["b"] > 0.1
     assert 0 < auc["low"] < auc["difference"] < auc["high"]
-    assert auc["p"] == pytest.approx(2 / 201)
+    assert auc["p"] == pytest.approx(1 / 10_001)  # no swap of patients has so large a difference
+    assert auc["p_holm"] is None
+    assert figures["brier"]["p"] <= figures["brier"]["p_holm"] <= 1
+    assert content["permutation"] == {"draws": 10_000, "primary": "roc_auc"}
     assert "chosen_malignant_f1" in figures
     printed = capsys.readouterr().out
     assert "200 draws of patients" in printed
     assert "two-sided" in printed
+    assert "it is about these two trained networks" in printed
+    assert "no calibration is known" in printed
     # Pairing is sharper than two intervals: a table's difference from itself is exactly zero.
     same = evaluate.evaluate(EvaluateConfig(compare=(tmp_path / "a.csv", tmp_path / "a.csv"), bootstrap=20))
     assert all(one.difference == 0 and one.p in (1, None) for one in same.values())
@@ -211,6 +217,7 @@ def test_tables_of_other_rows_do_not_compare(written, capsys):
         (["--sensitivity", "1.5"], "--sensitivity must be in"),
         (["--threshold", "nan"], "threshold is nan"),
         (["--json", "absent/figures.json"], "there is no such folder"),
+        (["--primary", "n"], "--primary n is no metric with an interval"),
         (["--compare", "a.csv", "b.csv"], "--compare takes two tables of its own"),
     ],
 )
