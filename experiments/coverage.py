@@ -6,7 +6,7 @@ A set is a sample of patients with 1 to 500 lesions (log-normal), whose effects 
 lesions. `--malignant` is the expected number of patients with a malignant lesion; the number itself varies, as it would
 in another sample. Predictions are the true risk with an error, so that they are calibrated about as a network's are.
 Before: patients with and without a malignant lesion are drawn apart, undefined rates are 0, limits are percentiles.
-After: `jaxlesion.evaluation.bootstrap`. The truth is the metric of two million lesions. Results are kept in
+After: `jaxlesion.evaluation.bootstrap`. The truth is integrated. Results are kept in
 `--out`.json after every 50 sets, from which an interrupted simulation resumes.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from scipy.stats import norm
 
 from jaxlesion.core.files import write_atomic
 from jaxlesion.evaluation import registry
@@ -33,8 +34,9 @@ METRICS = (
     *("malignant_precision", "malignant_recall", "specificity"),
 )
 RESAMPLED_EVERY = 50  # sets between two saves
-MEAN_LESIONS, SPREAD_LESIONS = 12.0, 1.3  # median and standard deviation of the logarithm of a patient's lesions
+MEDIAN_LESIONS, SPREAD_LESIONS = 12.0, 1.3  # median and standard deviation of the logarithm of a patient's lesions
 MOST_LESIONS = 500
+MALIGNANT_LESIONS = {1: 4 / 6, 2: 1 / 6, 3: 1 / 6}  # of a patient who has some, and how likely
 SHIFT, PATIENT_SD, ROW_SD = 2.0, 0.7, 1.0  # of the score: malignant less benign, of patients, and of rows
 
 
@@ -64,36 +66,58 @@ def draw(rng: np.random.Generator, patients: int, malignant: float) -> tuple[np.
     Args:
         rng: of the sample.
         patients: number of them.
-        malignant: expected number of patients with a malignant lesion: one in six of these has two, one in six three.
+        malignant: expected number of patients with a malignant lesion.
     """
-    lesions = np.clip(np.round(MEAN_LESIONS * np.exp(SPREAD_LESIONS * rng.normal(size=patients))), 1, MOST_LESIONS)
-    patient = np.repeat(np.arange(patients), lesions.astype(int))
-    first = np.cumsum(lesions).astype(int) - lesions.astype(int)
+    lesions = lesions_of(rng, patients)
+    patient = np.repeat(np.arange(patients), lesions)
+    first = np.cumsum(lesions) - lesions
     has = rng.random(patients) < malignant / patients
-    more = np.where(has, 1 + rng.choice(3, p=(4 / 6, 1 / 6, 1 / 6), size=patients), 0)
+    more = np.where(has, rng.choice([*MALIGNANT_LESIONS], p=[*MALIGNANT_LESIONS.values()], size=patients), 0)
     target = (np.arange(len(patient)) - first[patient] < more[patient]).astype(int)
     effect = PATIENT_SD * rng.normal(size=patients)
     score = SHIFT * target + effect[patient] + ROW_SD * rng.normal(size=len(patient))
+    return patient, target, predicted(score, patients, malignant)
+
+
+def lesions_of(rng: np.random.Generator, patients: int) -> np.ndarray:
+    """Return the number of lesions of each patient."""
+    lesions = np.round(MEDIAN_LESIONS * np.exp(SPREAD_LESIONS * rng.normal(size=patients)))
+    return np.clip(lesions, 1, MOST_LESIONS).astype(int)
+
+
+def predicted(score: np.ndarray, patients: int, malignant: float) -> np.ndarray:
+    """Return the predictions of scores: their risk at about the prevalence."""
     variance = PATIENT_SD**2 + ROW_SD**2
-    rows = MEAN_LESIONS * math.exp(SPREAD_LESIONS**2 / 2)
-    odds = 1.5 * malignant / (patients * rows)
-    logit = SHIFT / variance * (score - SHIFT / 2) + math.log(odds)
-    return patient, target, 1 / (1 + np.exp(-logit))
+    logit = SHIFT / variance * (score - SHIFT / 2) + math.log(threshold_of(patients, malignant) / 3)
+    return 1 / (1 + np.exp(-logit))
 
 
 def threshold_of(patients: int, malignant: float) -> float:
-    """Return the threshold of all sets: three times the prevalence."""
-    return 4.5 * malignant / (patients * MEAN_LESIONS * math.exp(SPREAD_LESIONS**2 / 2))
+    """Return the threshold of all sets: three times about the prevalence."""
+    return 4.5 * malignant / (patients * MEDIAN_LESIONS * math.exp(SPREAD_LESIONS**2 / 2))
 
 
-def truth(patients: int, malignant: float, rows: int = 2_000_000) -> dict[str, float]:
-    """Return the metrics of some million lesions, of as many independent samples of patients."""
-    rng, parts, done = np.random.default_rng(99), [], 0
-    while done < rows:
-        parts.append(draw(rng, patients, malignant)[1:])
-        done += len(parts[-1][0])
-    target, prediction = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return registry.summary(target, prediction, threshold_of(patients, malignant))
+def prevalence(patients: int, malignant: float, drawn: int = 1_000_000) -> float:
+    """Return the share of lesions that are malignant, from a million patients' numbers of lesions."""
+    lesions = lesions_of(np.random.default_rng(99), drawn)
+    found = sum(share * np.minimum(more, lesions).mean() for more, share in MALIGNANT_LESIONS.items())
+    return malignant / patients * found / lesions.mean()
+
+
+def truth(patients: int, malignant: float, points: int = 200_001) -> dict[str, float]:
+    """Return the metrics of the population, from equally likely scores of both classes at its prevalence.
+
+    Scores of a class are normal, whatever the sizes of patients: AUC is Phi(shift / (variance sqrt(2))) to 1e-5. Pairs
+    of rows of one patient vanish among all.
+    """
+    sd, share = math.sqrt(PATIENT_SD**2 + ROW_SD**2), prevalence(patients, malignant)
+    score = sd * norm.ppf((np.arange(points) + 0.5) / points)
+    prediction = predicted(np.concatenate([score, score + SHIFT]), patients, malignant)
+    target = np.repeat([0, 1], points)
+    at = {"": np.full(2 * points, threshold_of(patients, malignant))}
+    statistics = Rows(target, prediction, target, 2, at).weighted(np.array([[1 - share, share]]) / points)
+    found = registry.scores(statistics) | registry.rates(*statistics.confusions[""][:4])
+    return {key: float(found[key][0]) for key in METRICS}
 
 
 def stratified(
