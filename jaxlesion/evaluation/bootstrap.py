@@ -6,8 +6,8 @@ are patients of their own. Drawing rows, or DeLong's formula, under-covers where
 2,000 simulated sets of 100 patients with 8 lesions each, half of the scores' variance was that of the patients.
 Intervals of 500 resamples held the true AUC in 94.4 % of the sets by patient, and in 89.0 % by row.
 
-A metric that is undefined in a resample is nan there. `intervals` makes limits of resamples, with the jackknife of
-`jackknife` for areas under the ROC curve; docs/trust.md has their simulated coverage. Thresholds are the same in every
+A metric that is undefined in a resample is nan there. `intervals` makes limits of resamples, or of leaving
+each unit out (`jackknife`); docs/trust.md has their simulated coverage. Thresholds are the same in every
 resample.
 """
 
@@ -23,14 +23,13 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.evaluation import registry
 from jaxlesion.evaluation.columns import check_columns, check_probability
 from jaxlesion.evaluation.intervals import LEVEL, Spread, limits, percentiles, resting_on
-from jaxlesion.evaluation.jackknife import spread
+from jaxlesion.evaluation.jackknife import spreads
 from jaxlesion.evaluation.registry import Basis
 from jaxlesion.evaluation.statistics import Confusion, Rows
 from jaxlesion.evaluation.units import Units, counted, rounded, units_of
 
 RESAMPLES = 2000
 ELEMENTS = 1 << 21  # float64 numbers in one array of a chunk of resamples: 16 MB, a few of them at once
-AREAS = ("roc_auc", "pauc")  # whose intervals are by the jackknife
 
 Limits = tuple[float, float]
 interval = percentiles
@@ -56,7 +55,7 @@ class Support(NamedTuple):
 
     Args:
         resting: by prefix of the metrics' keys the number of units, by what a metric may rest on.
-        spreads: of areas, by the jackknife.
+        spreads: of the metrics whose interval is by leaving units out, by key.
     """
 
     resting: dict[str, dict[Basis, int]]
@@ -208,10 +207,9 @@ def _rows(target: np.ndarray, column: np.ndarray, units: Units, thresholds: Mapp
 
 
 def _support(pair: _Pair) -> Support:
-    """Return the numbers of units and the spreads of areas of one of the scores."""
+    """Return the numbers of units and the spreads of metrics of one of the scores."""
     resting = {prefix: resting_on(pair.rows, prefix) for prefix in pair.rows.thresholds}
-    spreads = {key: spread(pair.ranked or pair.rows, registry.metric_of(key).formula) for key in AREAS}
-    return Support(resting or {"": resting_on(pair.rows)}, spreads)
+    return Support(resting or {"": resting_on(pair.rows)}, spreads(pair.rows, pair.ranked))
 
 
 def _weights(units: Units, resamples: int, chunk: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from jaxlesion.evaluation.columns import check_columns
 from jaxlesion.evaluation.intervals import Spread
+from jaxlesion.evaluation.jackknife import degrees
 
 
 def rank_within_folds(target: ArrayLike, prediction: ArrayLike, fold: ArrayLike) -> np.ndarray | None:
@@ -61,19 +62,22 @@ def auc_influence(target: np.ndarray, prediction: np.ndarray, patient: np.ndarra
 
 
 def mean_auc_spread(folds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Spread:
-    """Return the standard error of the mean of the folds' ROC AUCs, nan where a fold lacks a class.
+    """Return the standard error of the mean of the folds' ROC AUCs.
 
-    The degrees of freedom are the patients with a malignant row less the folds, each of which has a mean of its own.
+    It is nan where a fold has fewer than 2 malignant patients. A fold's variance is multiplied by m / (m - 1) for its
+    m malignant patients, whose mean is its own. The degrees of freedom are those of all summands together, at most the
+    malignant patients less the folds.
 
     Args:
         folds: target, prediction and patient of each, with no patient in two.
     """
-    variance, malignant = 0.0, 0
+    squares, malignant = [], 0
     for target, prediction, patient in folds:
-        if target.min() == target.max():
+        own = len(np.unique(patient[target == 1]))
+        if own < 2 or target.all():
             return Spread(np.nan, 0)
-        influence = auc_influence(target, prediction, patient)
-        n = len(influence)
-        variance += float(influence @ influence) * n / max(n - 1, 1)
-        malignant += len(np.unique(patient[target == 1]))
-    return Spread(float(np.sqrt(variance)) / len(folds), malignant - len(folds))
+        squares.append(auc_influence(target, prediction, patient) ** 2 * own / (own - 1))
+        malignant += own
+    square = np.concatenate(squares)
+    least = min(malignant - len(folds), degrees(square, np.ones(len(square))))
+    return Spread(float(np.sqrt(square.sum())) / len(folds), least)

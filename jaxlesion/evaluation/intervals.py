@@ -1,8 +1,10 @@
-"""The limits of a metric: by the jackknife for areas under the ROC curve, by percentiles of resamples for all others.
+"""The limits of a metric: by leaving each unit out, or by percentiles of resamples.
 
-- **Areas.** Each unit is left out once. The variance of the n values t_i is (n - 1) / n sum(t_i - mean)^2 (Efron and
-  Stein 1981). The interval is formed on the scale g = logit(t / m), m the largest area, where se(g) =
-  se(t) m / (t (m - t)), with Student's t of (malignant units - 1) degrees of freedom.
+- **Areas under the ROC curve, and shares of rows or benign rows called right.** Each unit is left out once. The
+  variance of the n values t_i is (n - 1) / n sum(t_i - mean)^2 (Efron and Stein 1981). The interval is formed on the
+  scale g = logit(t / m), m the largest value, where se(g) = se(t) m / (t (m - t)), with Student's t. Its degrees of
+  freedom are those of the variance (`jackknife.degrees`), at most one less than the units the metric rests on.
+  For pAUC the few malignant patients ranked lowest make most of the variance: malignant patients less one are too many.
 - **Others.** Percentiles, each tail at Phi(-sqrt(G / (G - 1)) t_{.975, G - 1}) in place of .025, G the units the metric
   rests on (Hesterberg 2015, "What teachers should know about the bootstrap", section 3.2, expanded percentiles).
 - **Edges.** Resamples cannot show an error that was never observed. At 0 the interval is [0, 1 - .025^(1/G)], at the
@@ -28,10 +30,11 @@ FEW_MALIGNANT = 40  # below which a note warns
 
 
 class Spread(NamedTuple):
-    """Standard error of a metric, and the degrees of freedom it has."""
+    """Standard error of a metric, the degrees of freedom it has, and the number of replicates that were omitted."""
 
     error: float
-    degrees: int
+    degrees: float
+    omitted: int = 0
 
 
 def tail(units: float, level: float = LEVEL) -> float:
@@ -69,7 +72,7 @@ def at_edge(value: float, best: float, units: int, level: float = LEVEL) -> tupl
 
 
 def by_logit(value: float, spread: Spread, best: float, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the interval of an area strictly between 0 and `best`; None where its error is unknown."""
+    """Return the interval of a value strictly between 0 and `best`; None where its error is unknown."""
     if spread.degrees < 1 or math.isnan(spread.error):
         return None
     half = t.ppf((1 + level) / 2, spread.degrees) * spread.error * best / (value * (best - value))
@@ -87,7 +90,7 @@ def limits(
         value: of it.
         sample: [resamples] of it.
         resting: number of units by what a metric may rest on.
-        spread: by the jackknife, for an area.
+        spread: by leaving units out; None for percentiles.
     """
     metric = metric_of(key)
     units = resting[metric.rests_on]
@@ -95,7 +98,9 @@ def limits(
         return None
     if (edge := at_edge(value, metric.best, units)) is not None:
         return edge
-    return percentiles(sample, units) if spread is None else by_logit(value, spread, metric.best)
+    if spread is None:
+        return percentiles(sample, units)
+    return by_logit(value, spread._replace(degrees=min(spread.degrees, units - 1)), metric.best)
 
 
 def withheld(key: str, resting: Mapping[Basis, int]) -> bool:

@@ -59,6 +59,7 @@ class Metric:
             called malignant or benign, or all.
         best: the upper end of its range; infinite for none.
         of_ranks: whether it takes ranks within folds, where rows of several folds are pooled.
+        left_out: whether its interval is by leaving each unit out, not by percentiles of resamples.
     """
 
     key: str
@@ -72,6 +73,7 @@ class Metric:
     rests_on: Basis = "all"
     best: float = 1.0
     of_ranks: bool = False
+    left_out: bool = False
 
     @property
     def of_order(self) -> bool:
@@ -96,6 +98,7 @@ OF_PREDICTIONS = (
         headline="ROC AUC",
         rests_on="malignant",
         of_ranks=True,
+        left_out=True,
     ),
     Metric(
         "pauc",
@@ -106,6 +109,7 @@ OF_PREDICTIONS = (
         rests_on="malignant",
         best=1 - metrics.MIN_TPR,
         of_ranks=True,
+        left_out=True,
     ),
     Metric(
         "pr_auc",
@@ -153,7 +157,8 @@ def _of_class(of: str, name: str) -> Metric:
     headlines = ("F1 at 0.5", "F1 at the chosen threshold") if malignant and name == "f1" else ("", "")
     basis: Basis = f"called {of}" if name == "precision" else of
     tables = ALL if malignant else BOTH
-    return Metric(f"{of}_{name}", f"{of} {label}", partial(rate, of=of), tables, *headlines, rests_on=basis)
+    formula, left_out = partial(rate, of=of), (of, name) == ("benign", "recall")
+    return Metric(f"{of}_{name}", f"{of} {label}", formula, tables, *headlines, rests_on=basis, left_out=left_out)
 
 
 def _mean(kind: str, name: str) -> Metric:
@@ -161,7 +166,8 @@ def _mean(kind: str, name: str) -> Metric:
     (label, rate), mean = RATES[name], {"macro": metrics.macro_mean, "weighted": metrics.weighted_mean}[kind]
     tables = BOTH if (kind, name) == ("macro", "f1") else Table.CONSOLE
     basis: Basis = "malignant" if kind == "macro" else "all"
-    return Metric(f"{kind}_{name}", f"{kind} {label}", partial(mean, rate=rate), tables, rests_on=basis)
+    formula, left_out = partial(mean, rate=rate), (kind, name) == ("weighted", "recall")
+    return Metric(f"{kind}_{name}", f"{kind} {label}", formula, tables, rests_on=basis, left_out=left_out)
 
 
 AT_THRESHOLD = (
@@ -173,9 +179,9 @@ AT_THRESHOLD = (
     Metric("predicted_positives", "called malignant", lambda c: c.tp + c.fp, ALL, count=True),
     Metric("benign_support", "", lambda c: c.tn + c.fp, Table.NONE, count=True, of_rows=True),
     Metric("malignant_support", "", lambda c: c.fn + c.tp, Table.NONE, count=True, of_rows=True),
-    Metric("accuracy", "accuracy", metrics.accuracy, BOTH),
-    Metric("hamming", "Hamming loss", metrics.hamming),
-    Metric("specificity", "", metrics.specificity, Table.NONE, rests_on="benign"),
+    Metric("accuracy", "accuracy", metrics.accuracy, BOTH, left_out=True),
+    Metric("hamming", "Hamming loss", metrics.hamming, left_out=True),
+    Metric("specificity", "", metrics.specificity, Table.NONE, rests_on="benign", left_out=True),
     *(_of_class(of, name) for of in CLASSES for name in RATES),
     *(_mean(kind, name) for kind in ("macro", "weighted") for name in RATES),
 )
@@ -215,6 +221,15 @@ def scores(statistics: Statistics, ranked: Statistics | None = None) -> dict[str
     """
     ranked = ranked or statistics
     return {m.key: m.formula(ranked if m.of_ranks else statistics) for m in OF_PREDICTIONS if m.interval}
+
+
+def left_out(statistics: Statistics, ranked: Statistics | None = None) -> dict[str, np.ndarray]:
+    """Return [r] values of the metrics whose interval is by leaving units out, by key; arguments as of `scores`."""
+    ranked = ranked or statistics
+    found = {m.key: m.formula(ranked if m.of_ranks else statistics) for m in OF_PREDICTIONS if m.left_out}
+    for prefix, confusion in statistics.confusions.items():
+        found |= {prefix + m.key: m.formula(confusion._replace(undefined=np.nan)) for m in AT_THRESHOLD if m.left_out}
+    return found
 
 
 def rates(tn: ArrayLike, fp: ArrayLike, fn: ArrayLike, tp: ArrayLike) -> dict[str, np.ndarray]:

@@ -29,6 +29,7 @@ from jaxlesion.evaluation.registry import CHOSEN, Basis, has_interval, summary
 from jaxlesion.evaluation.thresholds import Choose, at_sensitivity, best_f1, on_other_folds
 
 PRIOR_NOTE = "probabilities carry the prior of the sampled training rows, uncorrected"
+AREAS = ("roc_auc", "pauc")  # whose mean over folds has an interval of its own, or none
 POOLED, MEAN = "pooled", "mean of folds"
 
 
@@ -169,9 +170,8 @@ def notes_on(options: EvalOptions, table: pd.DataFrame, keys: Collection[str]) -
     )
     if options.resamples:
         by = "patients" if resampled_by(table) == "patient" else "rows, since no patient is known to have two of them"
-        notes.append(
-            f"[{LEVEL:.0%} interval] by {options.resamples:,} draws of {by}; of ROC AUC and pAUC by leaving each out"
-        )
+        notes.append(f"[{LEVEL:.0%} interval] by {options.resamples:,} draws of {by}")
+        notes.append("intervals of ROC AUC, pAUC, accuracy and specificity are by leaving each of these out instead")
         notes += _on_few(malignant_patients(table), len(folds_of(table)))
     if len(folds_of(table)) > 1:
         notes.append("pooled ROC AUC and pAUC rank each row among the benign rows of its own fold")
@@ -320,6 +320,7 @@ def _mean(folds: Sequence[Measured], tables: Sequence[pd.DataFrame]) -> Measured
     if supports:
         columns = [(_target(table), table["prediction"].to_numpy(), patients_of(table)) for table in tables]
         spreads = {"roc_auc": mean_auc_spread(columns), "pauc": Spread(np.nan, 0)}
+        spreads |= _mean_spreads([one.spreads for one in supports])
         prefixes = [prefix for prefix in supports[0].resting if all(prefix in one.resting for one in supports)]
         support = Support({prefix: _summed([one.resting[prefix] for one in supports]) for prefix in prefixes}, spreads)
     return Measured(
@@ -327,6 +328,18 @@ def _mean(folds: Sequence[Measured], tables: Sequence[pd.DataFrame]) -> Measured
         {key: np.mean([fold.samples[key] for fold in folds], 0) for key in shared if key in folds[0].samples},
         support,
     )
+
+
+def _mean_spreads(folds: Sequence[Mapping[str, Spread]]) -> dict[str, Spread]:
+    """Return the spreads of means of shares over folds, whose variances add up (Satterthwaite's degrees)."""
+    shared = [key for key in folds[0] if key not in AREAS and all(key in fold for fold in folds)]
+    found = {}
+    for key in shared:
+        variance = np.array([fold[key].error ** 2 for fold in folds])
+        each = np.array([max(fold[key].degrees, 1) for fold in folds])
+        degrees = variance.sum() ** 2 / (variance**2 / each).sum() if variance.sum() > 0 else float(each.sum())
+        found[key] = Spread(float(np.sqrt(variance.sum())) / len(folds), float(degrees))
+    return found
 
 
 def _summed(counts: Sequence[Mapping[Basis, int]]) -> dict[Basis, int]:

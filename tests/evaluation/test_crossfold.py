@@ -54,7 +54,7 @@ def test_the_error_of_the_mean_is_that_of_a_bootstrap_by_patient():
     target, prediction, fold, patient = draw(3)
     columns = [(target[fold == k], prediction[fold == k], patient[fold == k]) for k in range(4)]
     found = mean_auc_spread(columns)
-    assert found.degrees == len(np.unique(patient[target == 1])) - 4
+    assert 1 < found.degrees <= len(np.unique(patient[target == 1])) - 4
     rng, means = np.random.default_rng(0), []
     for _ in range(300):
         drawn = []

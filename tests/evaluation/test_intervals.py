@@ -9,6 +9,7 @@ from scipy.stats import beta, t
 from jaxlesion.evaluation import jackknife, metrics
 from jaxlesion.evaluation.bootstrap import Scores, limits_of, resample
 from jaxlesion.evaluation.intervals import Spread, at_edge, by_logit, limits, percentiles, resting_on, tail
+from jaxlesion.evaluation.registry import summary
 from jaxlesion.evaluation.statistics import Rows
 from jaxlesion.evaluation.units import counted, units_of
 
@@ -27,27 +28,44 @@ def condensed(patient, target, prediction) -> Rows:
     return Rows(target, prediction, units.kind, len(units.sizes), thresholds, units.sizes)
 
 
-@pytest.mark.parametrize("metric", [metrics.roc_auc, metrics.pauc_above_tpr])
+@pytest.mark.parametrize("key", ["roc_auc", "pauc", "specificity", "accuracy"])
 @pytest.mark.parametrize("digits", [1, 16])
-def test_the_jackknife_is_that_of_rows_really_left_out(metric, digits):
+def test_the_jackknife_is_that_of_rows_really_left_out(key, digits):
     patient, target, prediction = draw(1, digits=digits)
     names = np.unique(patient)
-    left_out = np.array([metric(target[patient != name], prediction[patient != name]) for name in names])
+    left_out = np.array([summary(target[patient != k], prediction[patient != k], 0.6)[key] for k in names])
     n = len(names)
-    found = jackknife.spread(condensed(patient, target, prediction), metric.weighted)
-    assert found.error == pytest.approx(math.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()), rel=1e-10)
-    assert found.degrees == len(np.unique(patient[target == 1])) - 1
+    found = jackknife.spreads(condensed(patient, target, prediction))[key]
+    square = (left_out - left_out.mean()) ** 2
+    assert found.error == pytest.approx(math.sqrt((n - 1) / n * square.sum()), rel=1e-10)
+    assert found.degrees == pytest.approx(2 * square.sum() ** 2 / ((square - square.mean()) ** 2).sum(), rel=1e-8)
+    assert found.omitted == 0
+
+
+def test_degrees_are_the_number_of_normal_summands_and_few_where_few_make_the_sum():
+    square = np.random.default_rng(0).normal(size=200_000) ** 2
+    assert jackknife.degrees(square, np.ones(200_000)) == pytest.approx(200_000, rel=0.03)
+    alone = np.r_[1.0, np.full(999, 1e-6)]
+    assert jackknife.degrees(alone, np.ones(1000)) < 3
+    assert jackknife.degrees(np.ones(7), np.ones(7)) == 7
+
+
+def test_degrees_are_at_most_the_units_less_one():
+    resting = {"all": 50, "benign": 50, "malignant": 12}
+    assert limits("roc_auc", 0.8, np.empty(0), resting, Spread(0.02, 900)) == by_logit(0.8, Spread(0.02, 11), 1.0)
 
 
 def test_a_replicate_without_a_class_is_omitted_and_many_of_them_withhold_the_error():
     target = np.r_[1, np.zeros(40, int)]
-    prediction = np.linspace(0, 1, 41)
+    prediction = np.r_[0.5, np.linspace(0, 1, 40)]
     all_of_one = np.r_[0, np.arange(40)]
-    found = jackknife.replicates(condensed(all_of_one, target, prediction), metrics.roc_auc.weighted)
-    assert np.isnan(found).sum() == 1
-    assert jackknife.spread(condensed(all_of_one, target, prediction), metrics.roc_auc.weighted).degrees == 0
+    found = jackknife.spreads(condensed(all_of_one, target, prediction))["roc_auc"]
+    assert found.omitted == 1
+    assert found.error > 0
     two = np.r_[0, 0, np.ones(39, int)]
-    assert math.isnan(jackknife.spread(condensed(two, target, prediction), metrics.roc_auc.weighted).error)
+    found = jackknife.spreads(condensed(two, target, prediction))["roc_auc"]
+    assert math.isnan(found.error)
+    assert found.omitted == 1
 
 
 def test_tails_are_those_of_hesterberg():
@@ -84,7 +102,7 @@ def test_few_malignant_patients_leave_intervals_to_benign_rows_alone():
     few = {"all": 50, "benign": 50, "malignant": 9, "called malignant": 20, "called benign": 50}
     assert limits("malignant_recall", 0.4, sample, few) is None
     assert limits("brier", 0.4, sample, few) is None
-    assert limits("specificity", 0.4, sample, few) is not None
+    assert limits("specificity", 0.4, sample, few, Spread(0.1, 30)) is not None
     assert limits("malignant_recall", 0.4, sample, few | {"malignant": 10}) is not None
     assert limits("roc_auc", math.nan, sample, few | {"malignant": 10}) is None
 
