@@ -3,8 +3,8 @@
 - **Areas under the ROC curve, and shares of rows or benign rows called right.** Each unit is left out once. The
   variance of the n values t_i is (n - 1) / n sum(t_i - mean)^2 (Efron and Stein 1981). The interval is formed on the
   scale g = logit(t / m), m the largest value, where se(g) = se(t) m / (t (m - t)), with Student's t. Its degrees of
-  freedom are those of the variance (`jackknife.degrees`), at most one less than the units the metric rests on.
-  For pAUC the few malignant patients ranked lowest make most of the variance: malignant patients less one are too many.
+  freedom are those of the variance (`jackknife.degrees`), at most m G and G - 1, G the units the metric rests on.
+  For pAUC, m = .2: it depends on the fifth of the malignant patients that are ranked lowest. G - 1 are too many.
 - **Others.** Percentiles, each tail at Phi(-sqrt(G / (G - 1)) t_{.975, G - 1}) in place of .025, G the units the metric
   rests on (Hesterberg 2015, "What teachers should know about the bootstrap", section 3.2, expanded percentiles).
 - **Edges.** Resamples cannot show an error that was never observed. At 0 the interval is [0, 1 - .025^(1/G)], at the
@@ -100,7 +100,8 @@ def limits(
         return edge
     if spread is None:
         return percentiles(sample, units)
-    return by_logit(value, spread._replace(degrees=min(spread.degrees, units - 1)), metric.best)
+    degrees = min(spread.degrees, units - 1, metric.best * units)
+    return by_logit(value, spread._replace(degrees=degrees), metric.best)
 
 
 def withheld(key: str, resting: Mapping[Basis, int]) -> bool:

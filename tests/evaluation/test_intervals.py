@@ -50,8 +50,10 @@ def test_degrees_are_the_number_of_normal_summands_and_few_where_few_make_the_su
     assert jackknife.degrees(np.ones(7), np.ones(7)) == 7
 
 
-def test_degrees_are_at_most_the_units_less_one():
+def test_degrees_are_at_most_the_units_less_one_and_a_fifth_of_them_for_the_partial_area():
     resting = {"all": 50, "benign": 50, "malignant": 12}
+    partial_area = limits("pauc", 0.1, np.empty(0), resting, Spread(0.02, 900))
+    assert partial_area == pytest.approx(by_logit(0.1, Spread(0.02, 2.4), 1 - metrics.MIN_TPR))
     assert limits("roc_auc", 0.8, np.empty(0), resting, Spread(0.02, 900)) == by_logit(0.8, Spread(0.02, 11), 1.0)
 
 
