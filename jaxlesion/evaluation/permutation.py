@@ -8,13 +8,15 @@ as the observed one (Phipson and Smyth 2010). A swap in which a metric is undefi
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
 from jaxlesion.evaluation import registry
-from jaxlesion.evaluation.statistics import Rows
+from jaxlesion.evaluation.statistics import Rows, Statistics
 from jaxlesion.evaluation.units import Units, gap, rounded, units_of
 
 SWAPS = 10_000
@@ -69,13 +71,12 @@ def swap_p(
     views = _views(target, models)
     units = _units(target, patient, views)
     stacked = {name: _stacked(target, view, units) for name, view in views.items()}
-    whole = units.sizes.astype(np.float64)
-    observed = _differences(stacked, np.zeros((1, len(whole))), whole)
+    observed = _differences(stacked, np.zeros((1, len(units.sizes))))
     least = {key: abs(value[0]) - ALIKE for key, value in observed.items()}
     larger = dict.fromkeys(observed, 0)
     chunk = max(1, ELEMENTS // max(2 * rows.width for rows in stacked.values()))
     for swapped in _swaps(units, swaps, chunk, seed):
-        for key, value in _differences(stacked, swapped, whole).items():
+        for key, value in _differences(stacked, swapped).items():
             larger[key] += int(np.count_nonzero(~(np.abs(value) < least[key])))
         tick(len(swapped))
     return {key: np.nan if np.isnan(observed[key][0]) else (1 + count) / (1 + swaps) for key, count in larger.items()}
@@ -138,16 +139,40 @@ def _stacked(target: np.ndarray, view: _View, units: Units) -> Rows:
 
 def _swaps(units: Units, swaps: int, chunk: int, seed: int | tuple[int, ...]) -> Iterator[np.ndarray]:
     """Yield how many patients of each kind are swapped [<= chunk, kinds]."""
-    rng = np.random.default_rng(seed)
+    rng, alone = np.random.default_rng(seed), units.sizes == 1
     for done in range(0, swaps, chunk):
-        yield rng.binomial(units.sizes, 0.5, (min(chunk, swaps - done), len(units.sizes))).astype(np.float64)
+        swapped = np.empty((min(chunk, swaps - done), len(units.sizes)))
+        swapped[:, alone] = rng.integers(2, size=(len(swapped), int(alone.sum())), dtype=np.int8)
+        swapped[:, ~alone] = rng.binomial(units.sizes[~alone], 0.5, (len(swapped), int((~alone).sum())))
+        yield swapped
 
 
-def _differences(stacked: Mapping[str, Rows], swapped: np.ndarray, whole: np.ndarray) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class _Swapped(Statistics):
+    """Statistics of the first model after r swaps, then of the second [2 r].
+
+    Args:
+        rows: stacked, the clusters of the first model before those of the second.
+        weight: [r, kinds] how many patients of each kind are swapped.
+    """
+
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        first, second = np.split(values, 2)
+        moved = self.weight @ (second - first)
+        whole = self.rows.units[: len(first)]
+        return np.concatenate([whole @ first + moved, whole @ second - moved])
+
+    def _cumulated(self, counts: csr_array) -> np.ndarray:
+        kinds = self.weight.shape[1]
+        first, second = counts[:, :kinds], counts[:, kinds:]
+        moved = ((second - first) @ self.weight.T).T
+        whole = self.rows.units[:kinds]
+        return np.cumsum(np.concatenate([first @ whole + moved, second @ whole - moved]), axis=1)
+
+
+def _differences(stacked: Mapping[str, Rows], swapped: np.ndarray) -> dict[str, np.ndarray]:
     """Return every metric of the first model less that of the second [r] after swaps [r, kinds]."""
-    kept = whole - swapped
-    weight = np.concatenate([np.hstack([kept, swapped]), np.hstack([swapped, kept])])
-    of = {name: rows.weighted(weight) for name, rows in stacked.items()}
+    of = {name: _Swapped(rows, swapped) for name, rows in stacked.items()}
     found = {}
     for metric in registry.OF_PREDICTIONS:
         if metric.interval:
