@@ -15,16 +15,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
 from scipy.stats import norm
 
+from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.evaluation import registry
 from jaxlesion.evaluation.bootstrap import Scores, resample
 from jaxlesion.evaluation.crossfold import mean_auc_spread, rank_within_folds
 from jaxlesion.evaluation.intervals import by_logit, percentiles
+from jaxlesion.evaluation.permutation import Model, holm, mid_ranks, swap_p
 from jaxlesion.evaluation.statistics import Rows
 from jaxlesion.ui.console import say
 from jaxlesion.ui.exits import run_program
@@ -52,8 +55,8 @@ class Coverage:
     """Patients of a set."""
     resamples: int = 400
     """Resamples of an interval by percentiles."""
-    folds: bool = False
-    """Simulate pooling over five folds, and their mean, instead."""
+    kind: Literal["one", "folds", "pair"] = "one"
+    """Simulate one table, five folds whose models have scales of their own, or the p of two models that are alike."""
     before: bool = True
     """Also compute the intervals that were used before."""
     out: Path | None = None
@@ -120,10 +123,10 @@ def truth(patients: int, malignant: float, points: int = 200_001) -> dict[str, f
     return {key: float(found[key][0]) for key in METRICS}
 
 
-def stratified(
+def drawn_apart(
     rng: np.random.Generator, target: np.ndarray, prediction: np.ndarray, patient: np.ndarray, at: float, resamples: int
-) -> dict[str, tuple[float, float] | None]:
-    """Return the percentile intervals of patients drawn apart, with undefined rates 0."""
+) -> dict[str, np.ndarray]:
+    """Return metrics of [resamples] of patients with and without a malignant lesion apart, undefined rates 0."""
     name = np.unique(patient, return_inverse=True)[1]
     clusters = int(name.max()) + 1
     rows = Rows(target, prediction, name, clusters, {"": np.full(len(target), at)})
@@ -134,9 +137,8 @@ def stratified(
             share = np.full(len(stratum), 1 / len(stratum))
             weight[:, stratum] = rng.multinomial(len(stratum), share, resamples)
     statistics = rows.weighted(weight)
-    found = registry.scores(statistics) | registry.rates(*statistics.confusions[""][:4])
-    zero = [key for key in METRICS if key.startswith(("malignant", "specificity"))]
-    return {key: percentiles(np.nan_to_num(found[key]) if key in zero else found[key]) for key in METRICS}
+    rates = registry.rates(*statistics.confusions[""][:4])
+    return registry.scores(statistics) | {key: np.nan_to_num(rate) for key, rate in rates.items()}
 
 
 def simulate(config: Coverage, malignant: int, known: dict[str, float], number: int) -> dict[str, list[int]]:
@@ -150,15 +152,17 @@ def simulate(config: Coverage, malignant: int, known: dict[str, float], number: 
     """
     rng = np.random.default_rng((malignant, number))
     patient, target, prediction = draw(rng, config.patients, malignant)
-    if config.folds:
+    if config.kind == "folds":
         return _of_folds(patient, target, prediction, known, rng)
+    if config.kind == "pair":
+        return _of_pair(config, malignant, patient, target, rng)
     at = threshold_of(config.patients, malignant)
     values = registry.summary(target, prediction, at)
     found = resample(target, [Scores(prediction, {"": at})], patient, resamples=config.resamples, seed=number)
     ends = {f"after {key}": found.limits(key, values[key]) for key in METRICS}
     if config.before:
-        old = stratified(rng, target, prediction, patient, at, config.resamples)
-        ends |= {f"before {key}": limits for key, limits in old.items()}
+        old = drawn_apart(rng, target, prediction, patient, at, config.resamples)
+        ends |= {f"before {key}": percentiles(old[key]) for key in METRICS}
     return {name: outcome(limits, known[name.split(" ")[1]]) for name, limits in ends.items()}
 
 
@@ -189,6 +193,41 @@ def _of_folds(
     return result
 
 
+def _of_pair(
+    config: Coverage, malignant: int, patient: np.ndarray, target: np.ndarray, rng: np.random.Generator
+) -> dict[str, list[float]]:
+    """Return whether p of two alike models is below .05: of ROC AUC, and of any metric.
+
+    Before, p is twice the smaller share of stratified resamples on one side of 0, and no number of metrics is minded.
+    """
+    effect = PATIENT_SD * rng.normal(size=config.patients)[patient] + SHIFT * target
+    scores = [effect + ROW_SD * rng.normal(size=len(target)) for _ in range(2)]
+    pair = [predicted(score, config.patients, malignant) for score in scores]
+    at = threshold_of(config.patients, malignant)
+    samples = [
+        drawn_apart(np.random.default_rng((malignant, config.resamples)), target, one, patient, at, config.resamples)
+        for one in pair  # the same resamples
+    ]
+    before = {key: _share_p(samples[0][key] - samples[1][key]) for key in samples[0]}
+    models = [Model(one, mid_ranks(one, np.zeros(len(one))), {"": np.full(len(one), at)}) for one in pair]
+    p = swap_p(target, patient, tuple(models), swaps=config.resamples - 1, seed=malignant)
+    adjusted = holm({key: value for key, value in p.items() if key != "roc_auc" and not np.isnan(value)})
+    return {
+        "before roc_auc": [float(before["roc_auc"] < 0.05)],
+        "before any": [float(np.nanmin([*before.values()]) < 0.05)],
+        "after roc_auc": [float(p["roc_auc"] < 0.05)],
+        "after any": [float(min(adjusted.values()) < 0.05)],
+    }
+
+
+def _share_p(gap: np.ndarray) -> float:
+    gap = gap[~np.isnan(gap)]
+    if not len(gap):
+        return 1.0
+    least = min(np.count_nonzero(gap <= 0), np.count_nonzero(gap >= 0))
+    return min(1.0, 2 * (1 + least) / (1 + len(gap)))
+
+
 def outcome(limits: tuple[float, float] | None, known: float) -> list[int]:
     """Return whether the truth was held, was below the interval, was above it, and whether there was none."""
     if limits is None:
@@ -207,7 +246,13 @@ def table(results: dict[str, list[dict[str, list[float]]]], names: Sequence[str]
 
 
 def _cell(outcomes: np.ndarray) -> str:
-    """Return coverage among the sets with an interval, misses below and above, and the share without interval."""
+    """Return coverage among the sets with an interval, misses below and above, and the share without interval.
+
+    Of p, the share of sets below .05.
+    """
+    if outcomes.shape[1] == 1:
+        share = outcomes.mean()
+        return f"{share:.3f} ± {math.sqrt(share * (1 - share) / len(outcomes)):.3f}"
     given = outcomes[outcomes[:, 3] == 0]
     extra = f"mean {np.nanmean(outcomes[:, 4]):.4f}" if outcomes.shape[1] > 4 else ""
     if not len(given):
@@ -224,21 +269,26 @@ def coverage(config: Coverage) -> str:
     """Simulate, print and return the tables."""
     kept = None if config.out is None else config.out.with_suffix(".json")
     results: dict[str, list[dict[str, list[float]]]] = {}
+    options = {"patients": config.patients, "resamples": config.resamples, "kind": config.kind, "before": config.before}
     if kept is not None and kept.is_file():
-        results = json.loads(kept.read_text())
+        stored = json.loads(kept.read_text())
+        if stored["options"] != options:
+            raise InputError(f"{kept} is of {stored['options']}: give the same options, or another --out")
+        results = stored["sets"]
     for malignant in config.malignant:
         sets, known = results.setdefault(str(malignant), []), truth(config.patients, malignant)
         while len(sets) < config.sets:
             sets.append(simulate(config, malignant, known, len(sets)))
             if kept is not None and (len(sets) % RESAMPLED_EVERY == 0 or len(sets) == config.sets):
-                write_atomic(kept, json.dumps(results))
+                write_atomic(kept, json.dumps({"options": options, "sets": results}))
         say(f"{malignant} malignant patients: {len(sets)} sets")
-        if config.folds:
+        if config.kind == "folds":
             say(f"truth: ROC AUC {known['roc_auc']:.4f}, pAUC {known['pauc']:.4f}")
-    if config.folds:
+    names, keys = ("before", "after") if config.before else ("after",), METRICS
+    if config.kind == "folds":
         names, keys = ("pooled-raw", "pooled-ranks", "mean-of-folds"), ("roc_auc", "pauc")
-    else:
-        names, keys = (("before", "after") if config.before else ("after",)), METRICS
+    elif config.kind == "pair":
+        names, keys = ("before", "after"), ("roc_auc", "any")
     lines = [f"| metric | malignant patients | sets | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
     for key in keys:
         lines += table(results, names, key)
