@@ -9,7 +9,8 @@ from jaxlesion.core.files import write_atomic
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.evaluation.bootstrap import RESAMPLES
 from jaxlesion.evaluation.clinic import Clinic, ClinicOptions, clinic, grids, with_clinic, without_uncorrected
-from jaxlesion.evaluation.compare import P_NOTE, Comparison, compare
+from jaxlesion.evaluation.compare import Comparison, compare, notes_on_p
+from jaxlesion.evaluation.registry import has_interval
 from jaxlesion.evaluation.spread import gaps, spread_over
 from jaxlesion.evaluation.subgroups import as_text, by_subgroup
 from jaxlesion.evaluation.summary import (
@@ -36,6 +37,8 @@ class EvaluateConfig(LabelledOptions):
 
     compare: tuple[Path, Path] | None = None
     """Two CSVs as for --predictions, of the same rows: their metrics, and differences with intervals."""
+    primary: str = "roc_auc"
+    """The metric of a comparison whose p is given as it is, by its key in JSON; others have Holm's."""
     threshold: float = 0.5
     """Predictions of at least this are malignant."""
     sensitivity: float | None = None
@@ -61,7 +64,7 @@ def evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
         InputError: not one of a run, a table and two tables; an option out of range; or whatever is wrong with them.
     """
     _check(config)
-    options = EvalOptions(config.threshold, config.sensitivity, config.bootstrap)
+    options = EvalOptions(config.threshold, config.sensitivity, config.bootstrap, primary=config.primary)
     if config.compare is not None:
         return _compare(config, options)
     source = open_labelled(config, metadata=config.subgroups, progress=ProgressBar)
@@ -109,12 +112,13 @@ def _compare(config: EvaluateConfig, options: EvalOptions) -> dict[str, Comparis
     with progress("bootstrap") as tick:
         comparisons = compare(a, b, names, replace(options, tick=tick))
     by = a if resampled_by(a) == "patient" else b
-    notes = [*notes_on(options, by, comparisons), P_NOTE]
+    notes = [*notes_on(options, by, comparisons), *notes_on_p(a, b, resampled_by(by), options)]
     print_comparison(f"a: {names[0]}\nb: {names[1]}\n{len(a):,} rows", ("a", "b"), comparisons)
     for note in notes:
         say(note)
     if config.json is not None:
-        write_atomic(config.json, as_json(comparisons, notes, config.bootstrap, resampled_by(by)))
+        swaps = {"draws": options.swaps, "primary": options.primary} if config.bootstrap else None
+        write_atomic(config.json, as_json(comparisons, notes, config.bootstrap, resampled_by(by), swaps))
     return comparisons
 
 
@@ -132,6 +136,8 @@ def _check(config: EvaluateConfig) -> None:
         raise InputError(f"--top-k is a number of lesions from 1 on, not {config.top_k}")
     if config.prevalence is not None and not 0 < config.prevalence < 1:
         raise InputError(f"--prevalence must be between 0 and 1, not {config.prevalence}")
+    if not has_interval(config.primary):
+        raise InputError(f"--primary {config.primary} is no metric with an interval; give one's key, such as pauc")
     if config.sensitivity is not None and not 0 < config.sensitivity <= 1:
         raise InputError(f"--sensitivity must be in (0, 1], not {config.sensitivity}")
     for option, path in (("--out", config.out), ("--json", config.json)):

@@ -1,15 +1,17 @@
 """How far a metric could be off: a bootstrap of patients, for one set of predictions or for several of the same rows.
 
-Lesions of one patient resemble each other, so whole patients are drawn, with replacement: as many as there are,
-separately of those with a malignant lesion and of those without. Drawing rows, or DeLong's formula, under-covers
-wherever patients have several lesions. In 2,000 simulated sets of 100 patients with 8 lesions each, half of the scores'
-variance was that of the patients. Intervals of 500 resamples held the true AUC in 94.4 % of the sets by patient, and in
-89.0 % by row (`coverage` in `tests/evaluation/test_bootstrap.py`).
+Lesions of one patient resemble each other, so whole patients are drawn, with replacement: as many as there are, all
+together, so that the number of malignant patients varies as it would in another sample. Rows whose patient is unknown
+are patients of their own. Drawing rows, or DeLong's formula, under-covers wherever patients have several lesions. In
+2,000 simulated sets of 100 patients with 8 lesions each, half of the scores' variance was that of the patients.
+Intervals of 500 resamples held the true AUC in 94.4 % of the sets by patient, and in 89.0 % by row.
 
-Intervals are percentiles of the resamples. Thresholds are the same in every resample. A metric at the edge of its
-range, such as an AUC of 1, gets an interval without width: resamples cannot show what was never observed.
+A metric that is undefined in a resample is nan there. `intervals` makes limits of resamples, or of leaving
+each unit out (`jackknife`); docs/trust.md has their simulated coverage. Thresholds are the same in every
+resample.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -19,21 +21,50 @@ from numpy.typing import ArrayLike
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.evaluation import registry
-from jaxlesion.evaluation.columns import check_probability
+from jaxlesion.evaluation.columns import check_columns, check_probability
+from jaxlesion.evaluation.intervals import LEVEL, Spread, limits, percentiles, resting_on
+from jaxlesion.evaluation.jackknife import spreads
+from jaxlesion.evaluation.registry import Basis
 from jaxlesion.evaluation.statistics import Confusion, Rows
+from jaxlesion.evaluation.units import Units, counted, rounded, units_of
 
 RESAMPLES = 2000
-LEVEL = 0.95
-MOST_UNDEFINED = 0.05  # share of resamples that may lack a class before an interval is withheld
 ELEMENTS = 1 << 21  # float64 numbers in one array of a chunk of resamples: 16 MB, a few of them at once
+
+Limits = tuple[float, float]
+interval = percentiles
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Predictions [n] and their thresholds: by prefix of the metrics' keys a number, or one for each row."""
+    """Predictions [n] of some rows.
+
+    Args:
+        prediction: [n] in [0, 1].
+        thresholds: by prefix of the metrics' keys a number, or one for each row.
+        rank: [n] ranks within folds, for the metrics that take these; None for the predictions.
+    """
 
     prediction: ArrayLike
     thresholds: Mapping[str, ArrayLike] = field(default_factory=lambda: {"": 0.5})
+    rank: ArrayLike | None = None
+
+
+class Support(NamedTuple):
+    """What the interval of a metric needs besides resamples.
+
+    Args:
+        resting: by prefix of the metrics' keys the number of units, by what a metric may rest on.
+        spreads: of the metrics whose interval is by leaving units out, by key.
+    """
+
+    resting: dict[str, dict[Basis, int]]
+    spreads: dict[str, Spread]
+
+    def of(self, key: str) -> dict[Basis, int]:
+        """Return the numbers of units at the threshold of a metric, if it has one."""
+        prefix = registry.CHOSEN if key.startswith(registry.CHOSEN) else ""
+        return self.resting.get(prefix) or next(iter(self.resting.values()))
 
 
 @dataclass(frozen=True)
@@ -44,19 +75,22 @@ class Resampled:
         by: the unit that was drawn; `row` where no patient has two rows.
         clusters: numbers of units with a malignant row, and without.
         samples: for each of the scores, key of the metric -> [resamples] values, nan where undefined.
+        support: for each of the scores, what intervals need besides.
     """
 
     by: Literal["patient", "row"]
     clusters: tuple[int, int]
     samples: tuple[dict[str, np.ndarray], ...]
+    support: tuple[Support, ...]
+
+    def limits(self, key: str, value: float, of: int = 0) -> Limits | None:
+        """Return the 95 % interval of a metric of one of the scores, given its value; None where it is withheld."""
+        return limits_of(key, value, self.samples[of][key], self.support[of])
 
 
-class Difference(NamedTuple):
-    """Interval of a difference and its two-sided p."""
-
-    low: float
-    high: float
-    p: float
+def limits_of(key: str, value: float, sample: np.ndarray, support: Support) -> Limits | None:
+    """Return the 95 % interval of a metric; None where it is withheld."""
+    return limits(key, value, sample, support.of(key), support.spreads.get(key))
 
 
 def resample(
@@ -70,8 +104,8 @@ def resample(
 ) -> Resampled:
     """Compute every registered metric that has an interval on resamples, the same ones for all scores.
 
-    No bit depends on the order of the rows. Each value is what the plain metric is of the rows drawn, to rounding. A
-    stratum of one patient would never vary and is merged with the other.
+    No bit depends on the order of the rows. Each value is what the plain metric is of the rows drawn, to rounding;
+    losses of rows without others of their patient are rounded (see `units`).
 
     Args:
         target: [n] 0 or 1.
@@ -88,57 +122,41 @@ def resample(
         raise InputError(f"{resamples} draws give no interval; draw some thousand")
     columns = [check_probability(target, one.prediction) for one in scores]
     target = columns[0][0]
-    keys = [prediction for _, prediction in columns] + [target]
-    keys += [] if patient is None else [np.unique(np.asarray(patient), return_inverse=True)[1]]
-    order = np.lexsort(keys)  # so that the number of a cluster depends on its content alone
-    cluster, sizes, clusters = _strata(target[order], np.arange(len(order)) if patient is None else keys[-1][order])
+    name = None if patient is None else np.unique(np.asarray(patient), return_inverse=True)[1]
+    predictions = [prediction for _, prediction in columns]
+    ranks = [None if one.rank is None else check_columns(target, one.rank)[1] for one in scores]
+    thresholds = [{k: np.broadcast_to(at, target.shape) for k, at in one.thresholds.items()} for one in scores]
+    units = _units(target, name, predictions, ranks, thresholds)
     condensed = [
-        Rows(
-            target[order],
-            prediction[order],
-            cluster,
-            sum(clusters),
-            {name: np.broadcast_to(at, target.shape)[order] for name, at in one.thresholds.items()},
-        )
-        for one, (_, prediction) in zip(scores, columns, strict=True)
+        _Pair(_rows(target, p, units, at), None if rank is None else _rows(target, rank, units, {}))
+        for p, rank, at in zip(predictions, ranks, thresholds, strict=True)
     ]
-    chunk = max(1, ELEMENTS // max(rows.width for rows in condensed))
+    chunk = max(1, ELEMENTS // max(pair.width for pair in condensed))
     parts: list[list[_Chunk]] = [[] for _ in scores]
-    for weight in _weights(sizes, resamples, chunk, seed):
-        for part, rows in zip(parts, condensed, strict=True):
-            statistics = rows.weighted(weight)
-            part.append(_Chunk(registry.scores(statistics), statistics.confusions))
+    for weight in _weights(units, resamples, chunk, seed):
+        for part, pair in zip(parts, condensed, strict=True):
+            statistics = pair.rows.weighted(weight)
+            ranked = None if pair.ranked is None else pair.ranked.weighted(weight)
+            part.append(_Chunk(registry.scores(statistics, ranked), statistics.confusions))
         tick(len(weight))
     samples = tuple(_joined(part) for part in parts)
-    if sum(clusters) == 1:
+    if units.number == 1:
         samples = tuple({key: np.full(resamples, np.nan) for key in one} for one in samples)
-    return Resampled("row" if sum(clusters) == len(target) else "patient", clusters, samples)
+    malignant = units.malignant(target)
+    return Resampled(
+        "row" if units.number == len(target) else "patient",
+        (malignant, units.number - malignant),
+        samples,
+        tuple(_support(pair) for pair in condensed),
+    )
 
 
-def interval(sample: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the percentile interval of a metric's [resamples]; None where over 5 % of them are undefined.
-
-    The limits are the values of rank (1 + resamples) (1 - level) / 2 from below and above, interpolated if not whole.
-    """
-    defined = sample[~np.isnan(sample)]
-    if len(defined) < (1 - MOST_UNDEFINED) * len(sample):
-        return None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2], method="weibull")
-    return float(low), float(high)
-
-
-def difference(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Difference | None:
+def difference(a: np.ndarray, b: np.ndarray, units: float = math.inf, level: float = LEVEL) -> Limits | None:
     """Return the interval of a - b of one metric's paired [resamples]; None where over 5 % of them are undefined.
 
-    p is twice the smaller share of resamples that do not lie on one side of 0, (1 + number) / (1 + resamples), and at
-    most 1 (Davison and Hinkley 1997, section 4.2, for the inverted percentile interval).
+    `units` is the number that the metric rests on, which widens the tails; infinite for plain percentiles.
     """
-    gap = a - b
-    if (limits := interval(gap, level)) is None:
-        return None
-    gap = gap[~np.isnan(gap)]
-    least = min(np.count_nonzero(gap <= 0), np.count_nonzero(gap >= 0))
-    return Difference(*limits, p=float(min(1, 2 * (1 + least) / (1 + len(gap)))))
+    return percentiles(a - b, units, level)
 
 
 class _Chunk(NamedTuple):
@@ -157,22 +175,46 @@ def _joined(chunks: Sequence[_Chunk]) -> dict[str, np.ndarray]:
     return found
 
 
-def _strata(target: np.ndarray, name: np.ndarray) -> tuple[np.ndarray, list[int], tuple[int, int]]:
-    """Return the cluster of each row, malignant ones first; sizes of strata; clusters with a malignant row, without."""
-    malignant = np.bincount(name, weights=target) > 0
-    rank = np.empty(len(malignant), np.int64)
-    rank[np.argsort(~malignant, kind="stable")] = np.arange(len(malignant))
-    counts = int(malignant.sum()), int((~malignant).sum())
-    return rank[name], [sum(counts)] if 1 in counts else [n for n in counts if n], counts
+class _Pair(NamedTuple):
+    """Rows by prediction, and by rank within the fold if that differs."""
+
+    rows: Rows
+    ranked: Rows | None
+
+    @property
+    def width(self) -> int:
+        """Numbers that one weighting needs in its largest array."""
+        return max(rows.width for rows in self if rows is not None)
 
 
-def _weights(sizes: Sequence[int], resamples: int, chunk: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield how often each cluster is drawn, [<= chunk, clusters] at a time; the numbers do not depend on `chunk`."""
+def _units(
+    target: np.ndarray,
+    name: np.ndarray | None,
+    predictions: Sequence[np.ndarray],
+    ranks: Sequence[np.ndarray | None],
+    thresholds: Sequence[Mapping[str, np.ndarray]],
+) -> Units:
+    """Return the kinds of units that are alike for all scores."""
+    columns = [target]
+    for prediction, rank, at in zip(predictions, ranks, thresholds, strict=True):
+        columns += counted(target, prediction, at) + rounded(target, prediction)
+        columns += [] if rank is None else counted(target, rank, {})
+    return units_of(name, columns)
+
+
+def _rows(target: np.ndarray, column: np.ndarray, units: Units, thresholds: Mapping[str, np.ndarray]) -> Rows:
+    return Rows(target, column, units.kind, len(units.sizes), thresholds, units.sizes)
+
+
+def _support(pair: _Pair) -> Support:
+    """Return the numbers of units and the spreads of metrics of one of the scores."""
+    resting = {prefix: resting_on(pair.rows, prefix) for prefix in pair.rows.thresholds}
+    return Support(resting or {"": resting_on(pair.rows)}, spreads(pair.rows, pair.ranked))
+
+
+def _weights(units: Units, resamples: int, chunk: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the units of each kind that are drawn, [<= chunk, kinds]; the numbers do not depend on `chunk`."""
     rng = np.random.default_rng(seed)
-    starts = np.cumsum([0, *sizes])
+    share = units.sizes / units.number
     for done in range(0, resamples, chunk):
-        weight = np.empty((min(chunk, resamples - done), starts[-1]))
-        for row in weight:
-            for start, n in zip(starts, sizes, strict=False):
-                row[start : start + n] = np.bincount(rng.integers(n, size=n), minlength=n)
-        yield weight
+        yield rng.multinomial(units.number, share, min(chunk, resamples - done)).astype(np.float64)

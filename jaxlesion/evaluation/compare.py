@@ -1,27 +1,43 @@
 """Differences between the metrics of two Predictions tables of the same lesions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.evaluation.bootstrap import difference
+from jaxlesion.evaluation.bootstrap import Resampled, difference
+from jaxlesion.evaluation.intervals import withheld
+from jaxlesion.evaluation.permutation import Model, holm, mid_ranks, swap_p
+from jaxlesion.evaluation.registry import metric_of
 from jaxlesion.evaluation.summary import (
     EvalOptions,
+    folds_of,
     patients_of,
     plain_values,
     resampled_values,
     shared_keys,
+    thresholds_of,
     with_thresholds,
 )
 
-P_NOTE = "p: two-sided, twice the smaller share of draws that do not lie on one side of 0"
+P_NOTE = (
+    "p: two-sided, by {swaps:,} swaps of the two models' {swapped} of {by}; it is about these two trained networks, "
+    "not about training them again"
+)
+PRIMARY_NOTE = (
+    "p is given as it is for the primary metric, {label} (--primary); all others have Holm's for their number"
+)
+RAW_NOTE = "Brier score, log loss and calibration error swap predictions as they are, since no calibration is known"
+CALIBRATED = "calibrated"  # the column of calibrated probabilities, where a table has one
 
 
 class Comparison(NamedTuple):
-    """A metric of two tables, their difference a - b with its 95 % interval, and the two-sided p."""
+    """A metric of two tables, their difference a - b with its 95 % interval, and the two-sided p.
+
+    `p_holm` is p adjusted for all metrics but the primary one, which has none.
+    """
 
     a: float
     b: float
@@ -29,12 +45,13 @@ class Comparison(NamedTuple):
     low: float | None = None
     high: float | None = None
     p: float | None = None
+    p_holm: float | None = None
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str], options: EvalOptions) -> dict[str, Comparison]:
     """Compare every metric that has an interval between two Predictions tables of the same lesions.
 
-    Both are resampled together: each resample takes the same patients from both.
+    Both are resampled together: each resample takes the same patients from both. p is that of `permutation`.
 
     Args:
         a: Predictions, targets known.
@@ -43,21 +60,71 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str], options: Eva
         options: of the evaluation.
 
     Raises:
-        InputError: a lesion twice, or the first lesion that only one table has or that they do not agree on.
+        InputError: a lesion twice, or the first lesion that only one table has or that they do not agree on; or a
+            primary metric that is not compared.
     """
     a, b = _aligned(a, b, names)
     scored = [with_thresholds(table, options, name) for table, name in zip((a, b), names, strict=True)]
     values = [plain_values(table, options) for table in scored]
-    samples: Sequence[dict[str, np.ndarray]] = ({}, {})
-    if options.resamples:
-        patient = patients_of(a.assign(patient_id=a["patient_id"].fillna(b["patient_id"])))
-        samples = resampled_values(scored, patient, options, 0, options.ticker(options.resamples))
-    compared = {}
-    for key in shared_keys(values):
-        first, second = (of[key] for of in values)
-        limits = difference(*(of[key] for of in samples)) if all(key in of for of in samples) else None
-        compared[key] = Comparison(first, second, first - second, *(limits or ()))
+    keys = shared_keys(values)
+    if options.primary not in keys:
+        raise InputError(f"--primary {options.primary} is not compared here; choose one of {', '.join(keys)}")
+    compared = {key: Comparison(*(of[key] for of in values), values[0][key] - values[1][key]) for key in keys}
+    if not options.resamples:
+        return compared
+    patient = patients_of(a.assign(patient_id=a["patient_id"].fillna(b["patient_id"])))
+    tick = options.ticker(options.resamples + options.swaps)
+    found = resampled_values(scored, patient, options, 0, tick)
+    p = _swapped(scored, patient, options, tick)
+    adjusted = holm({key: p[key] for key in keys if key != options.primary and not np.isnan(p[key])})
+    for key, one in compared.items():
+        low, high = _limits(key, found) or (None, None)
+        own = None if np.isnan(p[key]) else p[key]
+        compared[key] = one._replace(low=low, high=high, p=own, p_holm=adjusted.get(key))
     return compared
+
+
+def notes_on_p(a: pd.DataFrame, b: pd.DataFrame, by: str, options: EvalOptions) -> list[str]:
+    """Return sentences on the p values of two Predictions tables, drawn by patient or row."""
+    if not options.resamples:
+        return []
+    swapped = "mid-ranks within the fold, calls and probabilities"
+    notes = [
+        P_NOTE.format(swaps=options.swaps, swapped=swapped, by=f"whole {by}s" if by == "patient" else "rows"),
+        PRIMARY_NOTE.format(label=metric_of(options.primary).label or options.primary),
+    ]
+    return notes if _calibrated(a, b) else [*notes, RAW_NOTE]
+
+
+def _limits(key: str, found: Resampled) -> tuple[float, float] | None:
+    """Return the interval of a difference, which rests on the fewer units of the two models'."""
+    resting = [support.of(key) for support in found.support]
+    if any(withheld(key, one) for one in resting):
+        return None
+    return difference(*(of[key] for of in found.samples), min(one[metric_of(key).rests_on] for one in resting))
+
+
+def _swapped(
+    scored: Sequence[pd.DataFrame], patient: np.ndarray, options: EvalOptions, tick: Callable[[int], None]
+) -> dict[str, float]:
+    """Return p of every metric."""
+    calibrated, models = _calibrated(*scored), []
+    for table in scored:
+        prediction = table["prediction"].to_numpy(np.float64)
+        fold = table["fold"].to_numpy(np.float64) if folds_of(table) else np.zeros(len(table))
+        thresholds = {k: np.broadcast_to(at, len(table)) for k, at in thresholds_of(table, options).items()}
+        probability = table[CALIBRATED].to_numpy(np.float64) if calibrated else None
+        models.append(Model(prediction, mid_ranks(prediction, fold), thresholds, probability))
+    target = scored[0]["target"].to_numpy(np.int64)
+    a, b = models
+    shared = [name for name in a.thresholds if name in b.thresholds]
+    a, b = (model._replace(thresholds={name: model.thresholds[name] for name in shared}) for model in (a, b))
+    return swap_p(target, patient, (a, b), swaps=options.swaps, seed=(options.seed, 1), tick=tick)
+
+
+def _calibrated(a: pd.DataFrame, b: pd.DataFrame) -> bool:
+    """Return whether both tables have calibrated probabilities."""
+    return CALIBRATED in a and CALIBRATED in b
 
 
 def _aligned(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -7,7 +7,7 @@ float32; every metric is computed in float64. No metric depends on the order of 
   `roc_curve` is the confusion at its own threshold. The comparison is made in float64.
 - Division by zero in a class: the precision of a class never predicted, the recall of a class without
   rows and the F1 of a class with neither are 0 (scikit-learn's `zero_division=0`). Both classes always
-  count in the macro mean.
+  count in the macro mean. Resamples have nan there, since 0 would be a value.
 - One class only: ranking metrics are nan. They do not raise, as a small validation fold may hold no malignant
   lesion; they are not 0, as 0 would be a score.
 
@@ -212,19 +212,19 @@ def specificity(c: Confusion) -> np.ndarray:
 def precision(c: Confusion, of: str) -> np.ndarray:
     """Return the share of right calls among calls of a class."""
     hit, wrong, _ = _calls_of(c, of)
-    return _divide(hit, hit + wrong)
+    return _divide(hit, hit + wrong, c.undefined)
 
 
 def recall(c: Confusion, of: str) -> np.ndarray:
     """Return the share of right calls among rows of a class."""
     hit, _, missed = _calls_of(c, of)
-    return _divide(hit, hit + missed)
+    return _divide(hit, hit + missed, c.undefined)
 
 
 def f1(c: Confusion, of: str) -> np.ndarray:
     """Return the harmonic mean of a class's precision and recall."""
     hit, wrong, missed = _calls_of(c, of)
-    return _divide(2 * hit, 2 * hit + wrong + missed)
+    return _divide(2 * hit, 2 * hit + wrong + missed, c.undefined)
 
 
 def macro_mean(c: Confusion, rate: Callable[[Confusion, str], np.ndarray]) -> np.ndarray:
@@ -235,8 +235,9 @@ def macro_mean(c: Confusion, rate: Callable[[Confusion, str], np.ndarray]) -> np
 
 def weighted_mean(c: Confusion, rate: Callable[[Confusion, str], np.ndarray]) -> np.ndarray:
     """Return the mean of both classes' rates, weighted by their rows."""
-    benign, malignant = (rate(c, of) for of in CLASSES)
-    return _divide(benign * (c.tn + c.fp) + malignant * (c.fn + c.tp), _rows(c))
+    rows = {"benign": c.tn + c.fp, "malignant": c.fn + c.tp}
+    sums = (np.where(np.equal(rows[of], 0), 0, rate(c, of) * rows[of]) for of in CLASSES)
+    return _divide(sum(sums), _rows(c))
 
 
 def _calls_of(c: Confusion, of: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -252,9 +253,10 @@ def _share(cumulated: np.ndarray) -> np.ndarray:
     return cumulated / cumulated[-1] if cumulated[-1] else np.full(cumulated.shape, np.nan)
 
 
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return the quotient, 0 where the whole is 0."""
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=np.not_equal(whole, 0))
+def _divide(part: np.ndarray, whole: np.ndarray, undefined: float = 0.0) -> np.ndarray:
+    """Return the quotient, or `undefined` where the whole is 0."""
+    empty = np.full(np.broadcast(part, whole).shape, undefined)
+    return np.divide(part, whole, out=empty, where=np.not_equal(whole, 0))
 
 
 def _unless_one_class(s: Statistics, value: np.ndarray) -> np.ndarray:

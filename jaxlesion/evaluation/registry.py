@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,6 +39,9 @@ ALL = Table.CONSOLE | Table.CHOSEN | Table.KNN
 BOTH = Table.CONSOLE | Table.CHOSEN
 
 
+Basis = Literal["malignant", "benign", "called malignant", "called benign", "all"]
+
+
 @dataclass(frozen=True)
 class Metric:
     """A reported metric.
@@ -51,6 +55,11 @@ class Metric:
         chosen_headline: the same at the chosen threshold.
         count: whether it is a whole number.
         of_rows: whether it is known without any prediction.
+        rests_on: the units whose number says how sure it is: with a malignant row, with a benign one, with a row
+            called malignant or benign, or all.
+        best: the upper end of its range; infinite for none.
+        of_ranks: whether it takes ranks within folds, where rows of several folds are pooled.
+        left_out: whether its interval is by leaving each unit out, not by percentiles of resamples.
     """
 
     key: str
@@ -61,6 +70,15 @@ class Metric:
     chosen_headline: str = ""
     count: bool = False
     of_rows: bool = False
+    rests_on: Basis = "all"
+    best: float = 1.0
+    of_ranks: bool = False
+    left_out: bool = False
+
+    @property
+    def of_order(self) -> bool:
+        """Whether, without a threshold, it depends on the order of predictions alone."""
+        return self.rests_on == "malignant"
 
     @property
     def interval(self) -> bool:
@@ -72,15 +90,42 @@ OF_PREDICTIONS = (
     Metric("n", "rows", lambda s: s.n, headline="rows", count=True, of_rows=True),
     Metric("positives", "malignant", lambda s: s.positives, headline="malignant", count=True, of_rows=True),
     Metric("positive_to_negative", "malignant : benign", metrics.prevalence_odds, of_rows=True),
-    Metric("roc_auc", "ROC AUC", metrics.roc_auc.weighted, Table.CONSOLE | Table.KNN, headline="ROC AUC"),
-    Metric("pauc", "pAUC above 80 % TPR", metrics.pauc_above_tpr.weighted, Table.CONSOLE | Table.KNN, headline="pAUC"),
-    Metric("pr_auc", "PR AUC", metrics.pr_auc.weighted, Table.CONSOLE | Table.KNN, headline="PR AUC"),
+    Metric(
+        "roc_auc",
+        "ROC AUC",
+        metrics.roc_auc.weighted,
+        Table.CONSOLE | Table.KNN,
+        headline="ROC AUC",
+        rests_on="malignant",
+        of_ranks=True,
+        left_out=True,
+    ),
+    Metric(
+        "pauc",
+        "pAUC above 80 % TPR",
+        metrics.pauc_above_tpr.weighted,
+        Table.CONSOLE | Table.KNN,
+        headline="pAUC",
+        rests_on="malignant",
+        best=1 - metrics.MIN_TPR,
+        of_ranks=True,
+        left_out=True,
+    ),
+    Metric(
+        "pr_auc",
+        "PR AUC",
+        metrics.pr_auc.weighted,
+        Table.CONSOLE | Table.KNN,
+        headline="PR AUC",
+        rests_on="malignant",
+    ),
     *(
         Metric(
             f"sensitivity_at_{percent}_specificity",
             f"sens. at {percent} % spec.",
             partial(metrics.sensitivity_at_specificity.weighted, specificity=percent / 100),
             headline="sens. at 90 % spec." if percent == 90 else "",
+            rests_on="malignant",
         )
         for percent in ATTAINED
     ),
@@ -89,10 +134,11 @@ OF_PREDICTIONS = (
             f"specificity_at_{percent}_sensitivity",
             f"spec. at {percent} % sens.",
             partial(metrics.specificity_at_sensitivity.weighted, sensitivity=percent / 100),
+            rests_on="malignant",
         )
         for percent in ATTAINED
     ),
-    Metric("log_loss", "log loss", metrics.log_loss.weighted, Table.CONSOLE | Table.CALIBRATION),
+    Metric("log_loss", "log loss", metrics.log_loss.weighted, Table.CONSOLE | Table.CALIBRATION, best=np.inf),
     Metric("brier", "Brier score", metrics.brier_score.weighted, Table.CONSOLE | Table.CALIBRATION),
     Metric(
         "ece",
@@ -109,14 +155,19 @@ def _of_class(of: str, name: str) -> Metric:
     """Return a rate of one class."""
     (label, rate), malignant = RATES[name], of == "malignant"
     headlines = ("F1 at 0.5", "F1 at the chosen threshold") if malignant and name == "f1" else ("", "")
-    return Metric(f"{of}_{name}", f"{of} {label}", partial(rate, of=of), ALL if malignant else BOTH, *headlines)
+    basis: Basis = f"called {of}" if name == "precision" else of
+    tables = ALL if malignant else BOTH
+    formula, left_out = partial(rate, of=of), (of, name) == ("benign", "recall")
+    return Metric(f"{of}_{name}", f"{of} {label}", formula, tables, *headlines, rests_on=basis, left_out=left_out)
 
 
 def _mean(kind: str, name: str) -> Metric:
     """Return the macro or weighted mean of a rate."""
     (label, rate), mean = RATES[name], {"macro": metrics.macro_mean, "weighted": metrics.weighted_mean}[kind]
     tables = BOTH if (kind, name) == ("macro", "f1") else Table.CONSOLE
-    return Metric(f"{kind}_{name}", f"{kind} {label}", partial(mean, rate=rate), tables)
+    basis: Basis = "malignant" if kind == "macro" else "all"
+    formula, left_out = partial(mean, rate=rate), (kind, name) == ("weighted", "recall")
+    return Metric(f"{kind}_{name}", f"{kind} {label}", formula, tables, rests_on=basis, left_out=left_out)
 
 
 AT_THRESHOLD = (
@@ -128,12 +179,17 @@ AT_THRESHOLD = (
     Metric("predicted_positives", "called malignant", lambda c: c.tp + c.fp, ALL, count=True),
     Metric("benign_support", "", lambda c: c.tn + c.fp, Table.NONE, count=True, of_rows=True),
     Metric("malignant_support", "", lambda c: c.fn + c.tp, Table.NONE, count=True, of_rows=True),
-    Metric("accuracy", "accuracy", metrics.accuracy, BOTH),
-    Metric("hamming", "Hamming loss", metrics.hamming),
-    Metric("specificity", "", metrics.specificity, Table.NONE),
+    Metric("accuracy", "accuracy", metrics.accuracy, BOTH, left_out=True),
+    Metric("hamming", "Hamming loss", metrics.hamming, left_out=True),
+    Metric("specificity", "", metrics.specificity, Table.NONE, rests_on="benign", left_out=True),
     *(_of_class(of, name) for of in CLASSES for name in RATES),
     *(_mean(kind, name) for kind in ("macro", "weighted") for name in RATES),
 )
+
+
+def metric_of(key: str) -> Metric:
+    """Return the metric of a key, which may begin with CHOSEN."""
+    return next(m for m in OF_PREDICTIONS + AT_THRESHOLD if m.key == key.removeprefix(CHOSEN))
 
 
 def has_interval(key: str) -> bool:
@@ -156,14 +212,32 @@ def headlines() -> dict[str, str]:
     return found | {CHOSEN + m.key: m.chosen_headline for m in AT_THRESHOLD if m.chosen_headline}
 
 
-def scores(statistics: Statistics) -> dict[str, np.ndarray]:
-    """Return [r] values of the metrics that have an interval and no threshold, by key."""
-    return {m.key: m.formula(statistics) for m in OF_PREDICTIONS if m.interval}
+def scores(statistics: Statistics, ranked: Statistics | None = None) -> dict[str, np.ndarray]:
+    """Return [r] values of the metrics that have an interval and no threshold, by key.
+
+    Args:
+        statistics: of the predictions.
+        ranked: of ranks within folds, for the metrics that take these; None for those of the predictions.
+    """
+    ranked = ranked or statistics
+    return {m.key: m.formula(ranked if m.of_ranks else statistics) for m in OF_PREDICTIONS if m.interval}
+
+
+def left_out(statistics: Statistics, ranked: Statistics | None = None) -> dict[str, np.ndarray]:
+    """Return [r] values of the metrics whose interval is by leaving units out, by key; arguments as of `scores`."""
+    ranked = ranked or statistics
+    found = {m.key: m.formula(ranked if m.of_ranks else statistics) for m in OF_PREDICTIONS if m.left_out}
+    for prefix, confusion in statistics.confusions.items():
+        found |= {prefix + m.key: m.formula(confusion._replace(undefined=np.nan)) for m in AT_THRESHOLD if m.left_out}
+    return found
 
 
 def rates(tn: ArrayLike, fp: ArrayLike, fn: ArrayLike, tp: ArrayLike) -> dict[str, np.ndarray]:
-    """Return the metrics that have an interval and a threshold by key, of counts that are numbers or of one shape."""
-    confusion = Confusion(*(np.asarray(count, np.float64) for count in (tn, fp, fn, tp)))
+    """Return the metrics that have an interval and a threshold by key, of counts that are numbers or of one shape.
+
+    An undefined rate is nan here.
+    """
+    confusion = Confusion(*(np.asarray(count, np.float64) for count in (tn, fp, fn, tp)), undefined=np.nan)
     return {m.key: m.formula(confusion) for m in AT_THRESHOLD if m.interval}
 
 
@@ -187,7 +261,10 @@ def classification(
 
 
 def summary(
-    target: ArrayLike, prediction: ArrayLike, threshold: ArrayLike | Mapping[str, ArrayLike] = 0.5
+    target: ArrayLike,
+    prediction: ArrayLike,
+    threshold: ArrayLike | Mapping[str, ArrayLike] = 0.5,
+    rank: ArrayLike | None = None,
 ) -> dict[str, int | float]:
     """Return all metrics of one set of predictions by key, in the order of this module: counts int, all others float.
 
@@ -195,6 +272,7 @@ def summary(
         target: [n] 0 or 1.
         prediction: [n] in [0, 1].
         threshold: see `classification`; or several by prefix of their metrics' keys.
+        rank: [n] ranks within folds, for the metrics that take these; None for the predictions.
 
     Raises:
         InputError: columns that `check_probability` refuses, or a threshold that is not finite.
@@ -203,7 +281,8 @@ def summary(
     for one in thresholds.values():
         check_threshold(one)
     statistics = Rows.single(*check_probability(target, prediction), thresholds).unweighted()
-    found = {m.key: _plain(m, m.formula(statistics)) for m in OF_PREDICTIONS}
+    ranked = statistics if rank is None else Rows.single(*check_columns(target, rank)).unweighted()
+    found = {m.key: _plain(m, m.formula(ranked if m.of_ranks else statistics)) for m in OF_PREDICTIONS}
     return found | _at_thresholds(statistics.confusions)
 
 

@@ -29,6 +29,8 @@ class Confusion(NamedTuple):
     tp: ArrayLike
     threshold: float = np.nan
     """Predictions of at least this are called malignant; nan where rows have thresholds of their own."""
+    undefined: float = 0.0
+    """The rate of a class that has no rows or no calls to take it of."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,12 @@ class Statistics:
 
     def gaps(self, bins: int) -> np.ndarray:
         """Return the sum of prediction - target in each of some bins of equal width [r, bins]."""
-        return self.weight @ self.rows.gaps(bins)
+        return self._sum(self.rows.gaps(bins))
 
     @cached_property
     def confusions(self) -> dict[str, Confusion]:
         """The confusion at each threshold, by its name; counts are [r]."""
-        called = (self.weight @ self.rows.called).T
+        called = self._sum(self.rows.called).T
         return {
             name: Confusion(self.negatives - fp, fp, self.positives - tp, tp, at)
             for (name, at), fp, tp in zip(self.rows.common_thresholds.items(), called[::2], called[1::2], strict=True)
@@ -120,7 +122,7 @@ class Statistics:
 
     @cached_property
     def _classes(self) -> np.ndarray:
-        return self.weight @ self.rows.classes
+        return self._sum(self.rows.classes)
 
     @cached_property
     def _benign(self) -> np.ndarray:
@@ -128,11 +130,32 @@ class Statistics:
 
     @cached_property
     def _errors(self) -> np.ndarray:
-        return self.weight @ self.rows.errors
+        return self._sum(self.rows.errors)
+
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        """Return the weighted sums [r, k] of values [clusters, k]."""
+        return self.weight @ values
 
     def _cumulated(self, counts: csr_array) -> np.ndarray:
         """Return the weighted rows in each bin and below it [r, bins] of counts [bins, clusters]."""
         return np.cumsum(counts @ self.weight.T, axis=0).T
+
+
+@dataclass(frozen=True)
+class WithoutOne(Statistics):
+    """Statistics that leave one unit of a cluster out each, from the total less that unit.
+
+    Args:
+        rows: the condensed rows.
+        weight: [r] the cluster of the unit that is left out.
+    """
+
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        return self.rows.units @ values - values[self.weight]
+
+    def _cumulated(self, counts: csr_array) -> np.ndarray:
+        total = np.cumsum(counts @ self.rows.units)
+        return total - np.cumsum(counts[:, self.weight].toarray(), axis=0).T
 
 
 @dataclass(frozen=True)
@@ -145,6 +168,8 @@ class Rows:
         cluster: [n] from 0 to `clusters` - 1, each at least once.
         clusters: number of clusters.
         thresholds: by name a threshold for each row [n].
+        sizes: [clusters] units in each cluster that are alike; all counts and sums are then of one such unit, the mean
+            of them. None for clusters of one unit.
     """
 
     target: np.ndarray
@@ -152,6 +177,7 @@ class Rows:
     cluster: np.ndarray
     clusters: int
     thresholds: Mapping[str, np.ndarray]
+    sizes: np.ndarray | None = None
     _gaps: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -168,7 +194,16 @@ class Rows:
 
     def unweighted(self) -> Statistics:
         """Return the statistics of the rows as they are, as of one weighting."""
-        return Statistics(self, np.ones((1, self.clusters)))
+        return Statistics(self, self.units[None])
+
+    def without(self, clusters: np.ndarray) -> Statistics:
+        """Return the statistics without one unit of each of some clusters [r], one at a time."""
+        return WithoutOne(self, clusters)
+
+    @property
+    def units(self) -> np.ndarray:
+        """Number of units in each cluster [clusters]."""
+        return np.ones(self.clusters) if self.sizes is None else self.sizes.astype(np.float64)
 
     @property
     def width(self) -> int:
@@ -197,11 +232,9 @@ class Rows:
     def errors(self) -> np.ndarray:
         """Sums [clusters, 2] of squared error and of negative log likelihood, predictions kept 2.2e-16 off 0 and 1."""
         target, prediction, cluster = self._sorted
-        epsilon = np.finfo(np.float64).eps
-        likelihood = np.clip(np.where(target, prediction, 1 - prediction), epsilon, 1 - epsilon)
-        columns = (prediction - target) ** 2, -np.log(likelihood)
         start = np.searchsorted(cluster, np.arange(self.clusters))
-        return np.column_stack([np.add.reduceat(column, start) for column in columns])  # pairwise, as np.sum
+        sums = [np.add.reduceat(column, start) for column in losses(target, prediction)]  # pairwise, as np.sum
+        return np.column_stack(sums) / self.units[:, None]
 
     def gaps(self, bins: int) -> np.ndarray:
         """Return the sum of prediction - target by cluster and bin [clusters, bins]; it is kept for the next call."""
@@ -209,7 +242,7 @@ class Rows:
             target, prediction, cluster = self._sorted
             cell = cluster * bins + calibration_bin(prediction, bins)
             sums = np.bincount(cell, prediction - target, self.clusters * bins)
-            self._gaps[bins] = sums.reshape(self.clusters, bins)
+            self._gaps[bins] = sums.reshape(self.clusters, bins) / self.units[:, None]
         return self._gaps[bins]
 
     @cached_property
@@ -239,13 +272,22 @@ class Rows:
 
     def _count(self, position: np.ndarray, bins: int, which: np.ndarray) -> csr_array:
         """Count some of the rows by their position, from 0 to `bins` - 1, and cluster [bins, clusters]."""
-        ones = np.ones(len(position))
-        return coo_array((ones, (position, self.cluster[which])), shape=(bins, self.clusters)).tocsr()
+        cluster = self.cluster[which]
+        counts = coo_array((np.ones(len(position)), (position, cluster)), shape=(bins, self.clusters)).tocsr()
+        counts.data /= self.units[counts.indices]  # whole: units of a cluster are alike
+        return counts
 
     def _by_class(self, summand: np.ndarray | None) -> np.ndarray:
         """Return the sum of a column [n], or the number of rows, by cluster and class [clusters, 2]."""
         cells = np.bincount(2 * self.cluster + self.target, summand, 2 * self.clusters)
-        return cells.reshape(self.clusters, 2).astype(np.float64)
+        return cells.reshape(self.clusters, 2) / self.units[:, None]
+
+
+def losses(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return squared error and negative log likelihood [n], for which predictions are kept 2.2e-16 off 0 and 1."""
+    epsilon = np.finfo(np.float64).eps
+    likelihood = np.clip(np.where(target, prediction, 1 - prediction), epsilon, 1 - epsilon)
+    return (prediction - target) ** 2, -np.log(likelihood)
 
 
 def calibration_bin(prediction: ArrayLike, bins: int = ECE_BINS) -> np.ndarray:

@@ -13,11 +13,23 @@ from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import without_nan
 from jaxlesion.data.folds import validation_rows
-from jaxlesion.evaluation.bootstrap import LEVEL, RESAMPLES, Scores, interval, resample
-from jaxlesion.evaluation.registry import CHOSEN, has_interval, summary
+from jaxlesion.evaluation.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Resampled,
+    Scores,
+    Support,
+    limits_of,
+    resample,
+)
+from jaxlesion.evaluation.crossfold import mean_auc_spread, rank_within_folds
+from jaxlesion.evaluation.intervals import FEW_MALIGNANT, FEWEST_MALIGNANT, Spread
+from jaxlesion.evaluation.permutation import SWAPS
+from jaxlesion.evaluation.registry import CHOSEN, Basis, has_interval, summary
 from jaxlesion.evaluation.thresholds import Choose, at_sensitivity, best_f1, on_other_folds
 
 PRIOR_NOTE = "probabilities carry the prior of the sampled training rows, uncorrected"
+AREAS = ("roc_auc", "pauc")  # whose mean over folds has an interval of its own, or none
 POOLED, MEAN = "pooled", "mean of folds"
 
 
@@ -43,6 +55,8 @@ class EvalOptions:
         resamples: of the bootstrap; 0 for no intervals.
         seed: of the resamples.
         tick: called with the number of resamples done, and their total.
+        primary: key of the metric of a comparison whose p is given as it is.
+        swaps: of a comparison's p.
     """
 
     threshold: float = 0.5
@@ -50,6 +64,8 @@ class EvalOptions:
     resamples: int = RESAMPLES
     seed: int = 0
     tick: Callable[[int, int], object] = lambda done, total: None
+    primary: str = "roc_auc"
+    swaps: int = SWAPS
 
     @property
     def choose(self) -> Choose:
@@ -74,11 +90,16 @@ class Measured:
 
     values: dict[str, int | float]
     samples: dict[str, np.ndarray]
+    support: Support | None = None
 
     def estimates(self) -> Estimates:
         """Return every value with its interval."""
-        limits = {key: interval(sample) for key, sample in self.samples.items()}
-        return {key: Estimate(value, *(limits.get(key) or ())) for key, value in self.values.items()}
+        return {key: Estimate(value, *(self._limits(key) or ())) for key, value in self.values.items()}
+
+    def _limits(self, key: str) -> tuple[float, float] | None:
+        if key not in self.samples or self.support is None:
+            return None
+        return limits_of(key, self.values[key], self.samples[key], self.support)
 
 
 def summarise(tables: Mapping[str, pd.DataFrame], name: str, options: EvalOptions = EvalOptions()) -> Summary:
@@ -107,7 +128,7 @@ def summarise(tables: Mapping[str, pd.DataFrame], name: str, options: EvalOption
         for number, (part, by_rows) in enumerate(parts.items())
     }
     if len(folds) > 1:
-        measured[MEAN] = {rows: _mean([measured[f"fold {k}"][rows] for k in folds]) for rows in tables}
+        measured[MEAN] = {rows: _mean(*_of_folds(measured, parts, folds, rows)) for rows in tables}
     return {part: {rows: m.estimates() for rows, m in by_rows.items()} for part, by_rows in measured.items()}
 
 
@@ -150,26 +171,54 @@ def notes_on(options: EvalOptions, table: pd.DataFrame, keys: Collection[str]) -
     if options.resamples:
         by = "patients" if resampled_by(table) == "patient" else "rows, since no patient is known to have two of them"
         notes.append(f"[{LEVEL:.0%} interval] by {options.resamples:,} draws of {by}")
+        notes.append("intervals of ROC AUC, pAUC, accuracy and specificity are by leaving each of these out instead")
+        notes += _on_few(malignant_patients(table), len(folds_of(table)))
+    if len(folds_of(table)) > 1:
+        notes.append("pooled ROC AUC and pAUC rank each row among the benign rows of its own fold")
     return notes
 
 
-def as_json(estimates: Mapping[str, Any], notes: Sequence[str], resamples: int, by: str) -> str:
+def _on_few(malignant: int, folds: int) -> list[str]:
+    """Return the sentences on intervals that are withheld or uncertain since malignant patients are few."""
+    least = f"no interval where fewer than {FEWEST_MALIGNANT} patients have a malignant lesion"
+    notes = []
+    if malignant < FEWEST_MALIGNANT:
+        notes.append(f"{least}: here {malignant}")
+    elif malignant < FEW_MALIGNANT:
+        notes.append(
+            f"only {malignant} patients have a malignant lesion: below {FEW_MALIGNANT} intervals are uncertain"
+        )
+    if folds > 1:
+        notes.append(f"{least}, nor of the mean of folds' pAUC, which is too high where folds have few")
+    return notes
+
+
+def as_json(
+    estimates: Mapping[str, Any],
+    notes: Sequence[str],
+    resamples: int,
+    by: str,
+    permutation: Mapping[str, Any] | None = None,
+) -> str:
     """Return metrics as JSON, with `notes`, a list of text, and `bootstrap`, null or `draws`, `by` and `level`.
 
     `figures` is a tree. Of a `Summary` it is by part (`fold k`, `pooled`, `mean of folds`, or the name of a table
     without folds), by set of rows (`normalised`, `whole fold` or `all rows`), and by key (those of `registry.summary`,
     and after `chosen_` those at the threshold chosen on the other folds); then come `value`, `low` and `high`. Of
-    comparisons it is by key alone, then `a`, `b`, `difference`, `low`, `high` and `p`. Undefined values and missing
-    intervals are null.
+    comparisons it is by key alone, then `a`, `b`, `difference`, `low`, `high`, `p` and `p_holm`, which the primary
+    metric lacks. Undefined values and missing intervals are null.
 
     Args:
         estimates: such a tree of dictionaries, with named tuples for leaves.
         notes: sentences for the reader.
         resamples: number of resamples; 0 for no intervals.
         by: the unit drawn, patient or row.
+        permutation: of comparisons, how p was found: `draws` and `primary`.
     """
     bootstrap = {"draws": resamples, "by": by, "level": LEVEL} if resamples else None
-    content = {"notes": list(notes), "bootstrap": bootstrap, "figures": without_nan(_fields(estimates))}
+    content = {"notes": list(notes), "bootstrap": bootstrap}
+    content |= {} if permutation is None else {"permutation": dict(permutation)}
+    content |= {"figures": without_nan(_fields(estimates))}
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -212,7 +261,7 @@ def with_thresholds(table: pd.DataFrame, options: EvalOptions, name: str = "the 
 
 def plain_values(table: pd.DataFrame, options: EvalOptions) -> dict[str, int | float]:
     """Return the metrics of a table with thresholds by key, without intervals."""
-    return summary(_target(table), table["prediction"].to_numpy(), _thresholds(table, options))
+    return summary(_target(table), table["prediction"].to_numpy(), thresholds_of(table, options), _rank(table))
 
 
 def resampled_values(
@@ -221,7 +270,7 @@ def resampled_values(
     options: EvalOptions,
     stream: int,
     tick: Callable[[int], object],
-) -> Sequence[dict[str, np.ndarray]]:
+) -> Resampled:
     """Return [resamples] of the metrics of one table with thresholds, or of several on the same rows.
 
     Args:
@@ -231,9 +280,9 @@ def resampled_values(
         stream: number of the random stream; parts of another number are drawn independently.
         tick: called with the number of resamples just done.
     """
-    scores = [Scores(table["prediction"].to_numpy(), _thresholds(table, options)) for table in tables]
+    scores = [Scores(table["prediction"].to_numpy(), thresholds_of(table, options), _rank(table)) for table in tables]
     seed = options.seed, stream
-    return resample(_target(tables[0]), scores, patient, resamples=options.resamples, seed=seed, tick=tick).samples
+    return resample(_target(tables[0]), scores, patient, resamples=options.resamples, seed=seed, tick=tick)
 
 
 def shared_keys(values: Sequence[Collection[str]]) -> list[str]:
@@ -245,22 +294,75 @@ def _measure(table: pd.DataFrame, options: EvalOptions, stream: int, tick: Calla
     values = plain_values(table, options)
     if not options.resamples:
         return Measured(values, {})
-    return Measured(values, resampled_values([table], patients_of(table), options, stream, tick)[0])
+    found = resampled_values([table], patients_of(table), options, stream, tick)
+    return Measured(values, found.samples[0], found.support[0])
 
 
-def _mean(folds: Sequence[Measured]) -> Measured:
-    """Return the mean of all shared metrics, and of their resamples, which folds draw independently."""
+def _of_folds(
+    measured: Mapping[str, Mapping[str, Measured]],
+    parts: Mapping[str, Mapping[str, pd.DataFrame]],
+    folds: Sequence[int],
+    rows: str,
+) -> tuple[list[Measured], list[pd.DataFrame]]:
+    """Return metrics and tables of all folds, for one set of rows."""
+    names = [f"fold {k}" for k in folds]
+    return [measured[name][rows] for name in names], [parts[name][rows] for name in names]
+
+
+def _mean(folds: Sequence[Measured], tables: Sequence[pd.DataFrame]) -> Measured:
+    """Return the mean of all shared metrics, and of their resamples, which folds draw independently.
+
+    The mean of pAUC has no interval: a fold's is above the truth where malignant rows are few, and so is their mean.
+    """
     shared = shared_keys([fold.values for fold in folds])
+    supports = [fold.support for fold in folds if fold.support is not None]
+    support = None
+    if supports:
+        columns = [(_target(table), table["prediction"].to_numpy(), patients_of(table)) for table in tables]
+        spreads = {"roc_auc": mean_auc_spread(columns), "pauc": Spread(np.nan, 0)}
+        spreads |= _mean_spreads([one.spreads for one in supports])
+        prefixes = [prefix for prefix in supports[0].resting if all(prefix in one.resting for one in supports)]
+        support = Support({prefix: _summed([one.resting[prefix] for one in supports]) for prefix in prefixes}, spreads)
     return Measured(
         {key: float(np.mean([fold.values[key] for fold in folds])) for key in shared},
         {key: np.mean([fold.samples[key] for fold in folds], 0) for key in shared if key in folds[0].samples},
+        support,
     )
+
+
+def _mean_spreads(folds: Sequence[Mapping[str, Spread]]) -> dict[str, Spread]:
+    """Return the spreads of means of shares over folds, whose variances add up (Satterthwaite's degrees)."""
+    shared = [key for key in folds[0] if key not in AREAS and all(key in fold for fold in folds)]
+    found = {}
+    for key in shared:
+        variance = np.array([fold[key].error ** 2 for fold in folds])
+        each = np.array([max(fold[key].degrees, 1) for fold in folds])
+        degrees = variance.sum() ** 2 / (variance**2 / each).sum() if variance.sum() > 0 else float(each.sum())
+        found[key] = Spread(float(np.sqrt(variance.sum())) / len(folds), float(degrees))
+    return found
+
+
+def _summed(counts: Sequence[Mapping[Basis, int]]) -> dict[Basis, int]:
+    return {basis: sum(one[basis] for one in counts) for basis in counts[0]}
 
 
 def _target(table: pd.DataFrame) -> np.ndarray:
     return table["target"].to_numpy(np.int8)
 
 
-def _thresholds(table: pd.DataFrame, options: EvalOptions) -> dict[str, float | np.ndarray]:
+def _rank(table: pd.DataFrame) -> np.ndarray | None:
+    """Return ranks within folds [n], where rows of several folds are pooled; else None."""
+    if len(folds_of(table)) < 2:
+        return None
+    return rank_within_folds(*(table[column].to_numpy(np.float64) for column in ("target", "prediction", "fold")))
+
+
+def malignant_patients(table: pd.DataFrame) -> int:
+    """Return the number of patients with a malignant row; each unknown one is another."""
+    return len(np.unique(patients_of(table)[_target(table) == 1]))
+
+
+def thresholds_of(table: pd.DataFrame, options: EvalOptions) -> dict[str, float | np.ndarray]:
+    """Return the thresholds of a table by prefix of their metrics' keys."""
     chosen = table["chosen"].to_numpy()
     return {"": options.threshold} | ({} if np.isnan(chosen).any() else {CHOSEN: chosen})

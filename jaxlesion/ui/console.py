@@ -92,7 +92,7 @@ def print_comparison(title: str, names: Sequence[str], comparisons: Mapping[str,
         {key: _shown(one.a) for key, one in comparisons.items()},
         {key: _shown(one.b) for key, one in comparisons.items()},
         {key: _shown(one.difference, one.low, one.high) for key, one in comparisons.items()},
-        {key: "" if one.p is None else f"{one.p:.3f}" for key, one in comparisons.items()},
+        {key: _p(one) for key, one in comparisons.items()},
     )
     _print_table(title, [*names, "difference", "p"], columns)
 
@@ -156,6 +156,13 @@ def _shown(value: float, low: float | None = None, high: float | None = None) ->
         return f"{value:,}"
     shown = f"{value:.4f}" if value == value else "undefined"
     return shown if low is None else f"{shown} [{low:.4f}, {high:.4f}]"
+
+
+def _p(one: Comparison) -> str:
+    """Return the p of the primary metric as it is, and of others as adjusted."""
+    if one.p is None:
+        return ""
+    return f"{one.p:.4f}" if one.p_holm is None else f"Holm {one.p_holm:.3f}"
 
 
 def _stacked(estimate: Estimate) -> str:

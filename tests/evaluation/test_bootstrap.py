@@ -9,6 +9,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.evaluation import bootstrap as intervals
 from jaxlesion.evaluation import metrics, registry
 from jaxlesion.evaluation.bootstrap import Scores, difference, interval, resample
+from jaxlesion.evaluation.units import counted, units_of
 
 HEADLINE = {
     *("roc_auc", "pr_auc", "pauc", "log_loss", "brier", "ece"),
@@ -28,11 +29,40 @@ def draw(seed: int = 0, patients: int = 12, rows: int = 90, share: float = 0.2, 
     return patient, target, np.round(1 / (1 + np.exp(-score)), digits)
 
 
-def drawn_rows(target, cluster, draws, seed):
-    """Yield the row numbers of each resample, with repeats."""
-    code, sizes, _ = intervals._strata(target, cluster)
-    for weight in np.concatenate(list(intervals._weights(sizes, draws, 3, seed))):
-        yield np.repeat(np.arange(len(target)), weight[code].astype(int))
+def drawn_rows(target, scores, cluster, draws, seed):
+    """Yield the row numbers of each resample, with repeats; of rows that are alike, the first stands for all."""
+    units = units_of_scores(target, scores, cluster)
+    first = np.unique(units.kind, return_index=True)[1]
+    for weight in np.concatenate(list(intervals._weights(units, draws, 3, seed))).astype(int):
+        alike = units.sizes > 1
+        whole = np.repeat(np.arange(len(target)), np.where(alike, 0, weight)[units.kind])
+        yield np.concatenate([whole, np.repeat(first, np.where(alike, weight, 0))])
+
+
+def units_of_scores(target, scores, cluster):
+    """Return the units that `resample` draws."""
+    thresholds = [{name: np.broadcast_to(at, target.shape) for name, at in one.thresholds.items()} for one in scores]
+    name = None if cluster is None else np.unique(cluster, return_inverse=True)[1]
+    return intervals._units(target, name, [one.prediction for one in scores], [None] * len(scores), thresholds)
+
+
+def lacking(name: str, tn: int, fp: int, fn: int, tp: int) -> bool:
+    """Return whether a rate divides 0 by 0, from its definition."""
+    empty = {
+        "benign_precision": tn + fn == 0,
+        "malignant_precision": tp + fp == 0,
+        "benign_recall": tn + fp == 0,
+        "malignant_recall": tp + fn == 0,
+        "benign_f1": tn + fn + fp == 0,
+        "malignant_f1": tp + fn + fp == 0,
+    }
+    empty["specificity"] = empty["benign_recall"]
+    kind, _, rate = name.removeprefix("chosen_").partition("_")
+    if kind == "macro":
+        return empty[f"benign_{rate}"] or empty[f"malignant_{rate}"]
+    if kind == "weighted":  # a class without rows has no weight
+        return (empty[f"benign_{rate}"] and tn + fp > 0) or (empty[f"malignant_{rate}"] and fn + tp > 0)
+    return empty.get(name.removeprefix("chosen_"), False)
 
 
 @pytest.mark.parametrize("digits", [16, 1, 0], ids=["distinct", "tied", "two values"])
@@ -43,12 +73,21 @@ def test_every_draw_has_the_figures_of_the_rows_drawn(share, digits):
     one = Scores(prediction, {"": 0.5, "chosen_": chosen})
     samples = resample(target, [one], patient, resamples=8, seed=4).samples[0]
     assert set(samples) == HEADLINE | {f"chosen_{name}" for name in registry.rates(1, 1, 1, 1)}
-    for i, rows in enumerate(drawn_rows(target, patient, 8, 4)):
-        expected = registry.summary(target[rows], prediction[rows])
-        at_chosen = registry.rates(*metrics.confusion(target[rows], prediction[rows], chosen[rows]))
-        expected |= {f"chosen_{name}": value for name, value in at_chosen.items()}
+    for i, rows in enumerate(drawn_rows(target, [one], patient, 8, 4)):
+        expected = registry.summary(target[rows], prediction[rows], {"": 0.5, "chosen_": chosen[rows]})
         for name, sample in samples.items():
-            assert sample[i] == pytest.approx(expected[name], rel=0, abs=1e-12, nan_ok=True), name
+            counts = metrics.confusion(target[rows], prediction[rows], chosen[rows] if "chosen" in name else 0.5)
+            wanted = math.nan if lacking(name, *counts) else expected[name]
+            assert sample[i] == pytest.approx(wanted, rel=0, abs=1e-12, nan_ok=True), name
+
+
+def test_an_undefined_rate_is_nan_in_a_draw_and_never_0():
+    patient = np.arange(60)
+    target, prediction = (patient < 3).astype(int), np.where(patient == 0, 0.9, 0.1)
+    found = resample(target, [Scores(prediction)], patient, resamples=400).samples[0]
+    assert np.isnan(found["malignant_precision"]).mean() == pytest.approx((59 / 60) ** 60, abs=0.08)
+    assert set(found["malignant_precision"][~np.isnan(found["malignant_precision"])]) == {1}
+    assert np.isnan(found["malignant_recall"]).mean() == pytest.approx((57 / 60) ** 60, abs=0.05)
 
 
 def test_drawing_rows_is_drawing_patients_of_one_row_each():
@@ -61,23 +100,47 @@ def test_drawing_rows_is_drawing_patients_of_one_row_each():
     assert named.by == "row"
     for name, sample in by_row.samples[0].items():
         np.testing.assert_array_equal(sample, named.samples[0][name])
-    for i, rows in enumerate(drawn_rows(target[order], np.arange(len(target)), 5, 0)):
-        auc = metrics.roc_auc(target[order][rows], prediction[order][rows])
+    for i, rows in enumerate(drawn_rows(target, [Scores(prediction)], None, 5, 0)):
+        auc = metrics.roc_auc(target[rows], prediction[rows])
         assert by_row.samples[0]["roc_auc"][i] == pytest.approx(auc, rel=0, abs=1e-12)
 
 
-def test_draws_keep_the_number_of_patients_with_a_malignant_lesion_and_of_those_without():
+def test_draws_take_all_patients_together():
     patient, target, prediction = draw(3, patients=20, share=0.1)
     malignant = np.unique(patient[target == 1])
     result = resample(target, [Scores(prediction)], patient, resamples=1)
     assert result.by == "patient"
     assert result.clusters == (len(malignant), 20 - len(malignant))
-    code, sizes, _ = intervals._strata(target, patient)
-    weight = next(intervals._weights(sizes, 50, 50, 0))
-    assert 1 < len(malignant) < 19
-    assert set(code[np.isin(patient, malignant)]) == set(range(len(malignant)))
-    assert (weight[:, : len(malignant)].sum(1) == len(malignant)).all()
+    units = units_of_scores(target, [Scores(prediction)], patient)
+    weight = next(intervals._weights(units, 4000, 4000, 0))
     assert (weight.sum(1) == 20).all()
+    of_malignant = weight[:, np.unique(units.kind[np.isin(patient, malignant)])].sum(1)
+    share = len(malignant) / 20
+    assert of_malignant.mean() == pytest.approx(20 * share, rel=0.03)
+    assert of_malignant.var() == pytest.approx(20 * share * (1 - share), rel=0.1)
+
+
+def test_rows_that_are_alike_are_drawn_as_one_kind():
+    rng = np.random.default_rng(0)
+    target = np.r_[np.ones(20, int), np.zeros(20_000, int)]
+    prediction = 1 / (1 + np.exp(6 - 2 * target - rng.normal(size=len(target))))
+    units = units_of_scores(target, [Scores(prediction)], None)
+    assert units.number == len(target)
+    assert len(units.sizes) < 3000
+    alike = units_of(None, counted(target, prediction, {"": np.full(len(target), 0.5)}))
+    assert len(alike.sizes) <= 3 * 20 + 1 + 1  # the threshold cuts one gap
+
+
+def test_means_of_rows_vary_as_theory_says():
+    rng = np.random.default_rng(1)
+    target = (rng.random(5000) < 0.02).astype(int)
+    prediction = np.clip(0.02 + 0.02 * rng.normal(size=5000) + 0.2 * target * rng.random(5000), 0.001, 0.9)
+    samples = resample(target, [Scores(prediction)], resamples=4000).samples[0]
+    loss = (prediction - target) ** 2
+    assert samples["brier"].mean() == pytest.approx(loss.mean(), abs=loss.std() / 5000**0.5 / 15)
+    assert samples["brier"].std() == pytest.approx(loss.std() / 5000**0.5, rel=0.04)
+    nats = -np.log(np.where(target, prediction, 1 - prediction))
+    assert samples["log_loss"].std() == pytest.approx(nats.std() / 5000**0.5, rel=0.04)
 
 
 @pytest.mark.parametrize("by_patient", [True, False])
@@ -106,7 +169,7 @@ def test_two_scores_share_their_draws():
         np.testing.assert_allclose(pair[0][name], sample, rtol=0, atol=1e-12)
     for name in ("roc_auc", "pr_auc", "pauc"):
         np.testing.assert_allclose(pair[0][name], pair[1][name], rtol=0, atol=1e-12)
-    assert difference(pair[0]["roc_auc"], pair[0]["roc_auc"]) == (0, 0, 1)
+    assert difference(pair[0]["roc_auc"], pair[0]["roc_auc"]) == (0, 0)
 
 
 def test_difference_tells_better_from_alike():
@@ -115,14 +178,14 @@ def test_difference_tells_better_from_alike():
     good, alike, bad = (noise[i] + gain * target for i, gain in enumerate((0.4, 0.4, 0.0)))
     scores = [Scores(s / 2) for s in (good, alike, bad)]
     good, alike, bad = (s["roc_auc"] for s in resample(target, scores, patient, resamples=300).samples)
-    low, high, p = difference(good, bad)
+    low, high = difference(good, bad)
     assert low > 0.1
     assert high < 0.5
-    assert p == pytest.approx(2 / 301)  # none of 300 resamples is on the other side
-    assert difference(bad, good) == pytest.approx((-high, -low, p))
-    low, high, p = difference(good, alike)
+    assert difference(bad, good) == pytest.approx((-high, -low))
+    low, high = difference(good, alike)
     assert low < 0 < high
-    assert p > 0.05
+    wide = difference(good, alike, units=10)
+    assert wide[0] < low < high < wide[1]
 
 
 def test_interval_is_of_percentiles_and_withheld_where_draws_lack_a_class():
@@ -148,7 +211,10 @@ def test_one_class_has_intervals_of_what_is_defined(only):
     patient, target, prediction = draw(8)
     samples = resample(np.full(len(target), only), [Scores(prediction)], patient, resamples=40).samples[0]
     undefined = {name for name, sample in samples.items() if interval(sample) is None}
-    assert undefined == {"roc_auc", "pr_auc", "pauc", *(name for name in HEADLINE if "_at_" in name)}
+    # Neither class is ever called alone here, so that only rates of rows that are absent are undefined as well.
+    absent = f"{metrics.CLASSES[1 - only]}_recall"
+    wanted = {"roc_auc", "pr_auc", "pauc", "macro_recall", absent, *(name for name in HEADLINE if "_at_" in name)}
+    assert undefined == wanted | ({"specificity"} if only else set())
 
 
 def test_what_patients_cannot_tell_has_no_interval():
@@ -166,29 +232,3 @@ def test_what_cannot_be_drawn_is_refused():
         resample([0, 1], [Scores([0.1, 0.2])], resamples=0)
     with pytest.raises(InputError, match="outside"):
         resample([0, 1], [Scores([0.1, 1.2])])
-
-
-def simulate(rng, patients=100, lesions=8, shift=1.5):
-    """Return patient, target, prediction [rows], and their true AUC between patients, Phi(shift / 2)."""
-    patient = np.repeat(np.arange(patients), lesions)
-    target = rng.random(len(patient)) < np.repeat(0.3 * (rng.random(patients) < 0.7), lesions)
-    score = shift * target + np.repeat(rng.normal(size=patients), lesions) + rng.normal(size=len(patient))
-    return patient, target.astype(int), 1 / (1 + np.exp(-score)), (1 + math.erf(shift / 2 / math.sqrt(2))) / 2
-
-
-def coverage(sets: int, draws: int, by_patient: bool, seed: int = 0) -> float:
-    """Return the share of simulated sets whose interval contains the true AUC."""
-    rng, held = np.random.default_rng(seed), 0
-    for i in range(sets):
-        patient, target, prediction, truth = simulate(rng)
-        samples = resample(
-            target, [Scores(prediction)], patient if by_patient else None, resamples=draws, seed=i
-        ).samples
-        low, high = interval(samples[0]["roc_auc"])
-        held += low <= truth <= high
-    return held / sets
-
-
-def test_intervals_by_patient_hold_the_truth_as_often_as_they_say_and_those_by_row_do_not():
-    assert 0.92 <= coverage(250, 150, by_patient=True) <= 0.98
-    assert coverage(80, 150, by_patient=False) < 0.92

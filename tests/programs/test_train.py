@@ -20,6 +20,7 @@ from jaxlesion.data.folds import assign
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.predictions import COLUMNS, read_predictions
 from jaxlesion.evaluate import EvaluateConfig
+from jaxlesion.evaluation.crossfold import rank_within_folds
 from jaxlesion.evaluation.registry import summary
 from jaxlesion.learning import trainer
 from jaxlesion.learning.feed import feed_batches
@@ -67,7 +68,8 @@ def test_metrics_hold_no_times_and_are_json(tiny_run):
 def test_evaluate_gives_what_training_gave_whatever_the_batch_size(tiny_run, batch_size):
     figures = evaluate.evaluate(EvaluateConfig(run=tiny_run, batch_size=batch_size))
     oof = read_predictions(tiny_run / "oof.csv")
-    stored = summary(oof["target"].to_numpy(np.int8), oof["prediction"].to_numpy())
+    target, prediction = oof["target"].to_numpy(np.int8), oof["prediction"].to_numpy()
+    stored = summary(target, prediction, rank=rank_within_folds(target, prediction, oof["fold"].to_numpy(np.int8)))
     tolerance = 1e-6 if batch_size is None else 1e-5
     assert figures["pooled"]["normalised"].keys() - figures["pooled"]["whole fold"].keys() == {"brier", "ece"}
     for name, value in stored.items():
