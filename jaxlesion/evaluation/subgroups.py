@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.tables import numbers
-from jaxlesion.evaluation.bootstrap import RESAMPLES, Scores, interval, resample
+from jaxlesion.evaluation.bootstrap import RESAMPLES, Scores, resample
 from jaxlesion.evaluation.metrics import roc_auc
 from jaxlesion.evaluation.registry import classification
 from jaxlesion.evaluation.summary import patients_of
@@ -42,7 +42,7 @@ def by_subgroup(
 ) -> pd.DataFrame:
     """Compute ROC AUC and sensitivity, with 95 % intervals, of every subgroup whose column is in the metadata.
 
-    Intervals are from a bootstrap of patients; a row whose patient is unknown counts as a patient of its own.
+    Intervals are those of `bootstrap`; a row whose patient is unknown counts as a patient of its own.
 
     Args:
         table: n Predictions with targets, one model's.
@@ -175,10 +175,10 @@ def _metrics(
     if not resamples:
         return row
     scores = [Scores(prediction, {"": threshold})]
-    samples = resample(target, scores, patient, resamples=resamples, seed=seed).samples[0]
-    for name in values:
-        if (limits := interval(samples[METRICS[name]])) is None:
-            row["withheld"] = "intervals: too many draws lack a class"
+    found = resample(target, scores, patient, resamples=resamples, seed=seed)
+    for name, value in values.items():
+        if (limits := found.limits(METRICS[name], value)) is None:
+            row["withheld"] = "intervals: too few malignant patients"
         else:
             row |= {f"{name}_low": limits[0], f"{name}_high": limits[1]}
     return row
