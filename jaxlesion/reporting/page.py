@@ -16,6 +16,7 @@ from jaxlesion.evaluation.summary import resampled_by
 from jaxlesion.reporting.pictures import (
     Pictures,
     cell,
+    clinical,
     draw_augmentation,
     draw_curves,
     draw_mistakes,
@@ -30,6 +31,7 @@ SECTIONS = {  # by their ids
     "training": "Learning curves",
     "ranking": "ROC, precision and recall",
     "calibration": "Reliability",
+    "clinic": "Patients and decisions",
     "calls": "Calls and scores",
     "groups": "Subgroups",
     "augmented": "Augmentation",
@@ -48,6 +50,7 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
     pictures = Pictures()
     draw_curves(source, pictures)
     calibrated, calibration = draw_reliability(source, pictures)
+    clinic_tables, clinic_notes = clinical(source, calibrated, resamples)
     groups = draw_subgroups(source, pictures, resamples)
     draw_augmentation(source, pictures)
     mistakes = draw_mistakes(source, pictures, calibrated)
@@ -72,6 +75,8 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
         "has_chosen": source.has_chosen,
         "bootstrap": {"draws": resamples, "by": resampled_by(source.table), "level": LEVEL},
         "calibration": calibration,
+        "clinic_tables": clinic_tables,
+        "clinic_notes": clinic_notes,
         "groups": groups,
         "min_positives": MIN_POSITIVES,
         "mistakes": mistakes,

@@ -184,6 +184,14 @@ def test_another_labelled_set_is_predicted_by_the_mean_of_the_folds_and_marked_s
     printed = capsys.readouterr().out
     assert "external" in printed
     assert "mean of fold_0" in printed
+    content = json.loads((tmp_path / "figures.json").read_text())
+    out = tmp_path / "calibrated.csv"
+    for name in ("image.hdf5", "metadata.csv"):
+        (folder / f"test-{name}").write_bytes((folder / f"train-{name}").read_bytes())
+    predict.main(["--run", str(tiny_run), "--data-dir", str(folder), "--out", str(out), "--calibrated"])
+    expected = pd.read_csv(out)["prediction"].sum() / pd.read_csv(folder / "train-metadata.csv")["target"].sum()
+    assert content["calibration"]["of"] == "calibrated predictions"
+    assert content["calibration"]["expected_over_observed"]["value"] == pytest.approx(expected, rel=1e-5)
     figures = evaluate.evaluate(EvaluateConfig(run=tiny_run, data_dir=folder))
     assert figures["external"]["all rows"]["n"].value == 40
 
