@@ -123,7 +123,9 @@ def clinical(source: Source, calibrated: np.ndarray | None, resamples: int) -> t
 def _text(value: Estimate | float | None) -> str:
     if isinstance(value, Estimate) or value is None:
         return cell(value)
-    return f"{value:,}" if isinstance(value, int) else "" if np.isnan(value) else f"{value:,.4g}"
+    if isinstance(value, int) or np.isnan(value):
+        return "" if value != value else f"{value:,}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.3g}"
 
 
 def draw_subgroups(source: Source, pictures: Pictures, resamples: int) -> list[dict[str, Any]]:
