@@ -103,10 +103,13 @@ class Calibration:
             )
 
     def notes(self) -> list[str]:
-        """Return a sentence on the folds whose slope was not fitted, if there are some."""
+        """Return sentences on folds whose slope was not fitted, or that have no line, if there are some."""
         fixed = [(f"fold {fold.fold}", fold.slope_fixed) for fold in self.folds]
         said = [f"{name} ({why})" for name, why in [*fixed, ("new rows", self.slope_fixed)] if why]
-        return [f"calibrated by an intercept alone, without a slope: {', '.join(said)}"] if said else []
+        notes = [f"calibrated by an intercept alone, without a slope: {', '.join(said)}"] if said else []
+        if self.folds[0].a is None:
+            notes.append("out of fold only the prior is corrected: intercept and slope take other folds")
+        return notes
 
     def new_rows(self, prediction: np.ndarray, models: Sequence[str]) -> np.ndarray:
         """Return the calibrated probability [n] of rows that no fold was trained on: the mean of the folds' own.

@@ -71,11 +71,14 @@ def decision_curve(
     order = np.argsort(prediction, kind="stable")
     w, y = weight[order], target[order]
     first = np.searchsorted(prediction[order], t, side="left")  # called from there on
-    tp, fp = (np.append(np.cumsum((w * part)[::-1])[::-1], 0.0)[first] for part in (y, 1 - y))
-    total, share = w.sum(), np.sum(w * y) / w.sum()
+    malignant, benign = (np.append(np.cumsum((w * part)[::-1])[::-1], 0.0) for part in (y, 1 - y))
+    tp, fp = malignant[first], benign[first]
+    total = malignant[0] + benign[0]
+    share = malignant[0] / total
     odds = t / (1 - t)
     model, treat_all = (tp - fp * odds) / total, share - (1 - share) * odds
-    return NetBenefit(t, model, treat_all, 1000 * (model - treat_all) / odds)
+    avoided = (benign[0] - fp) - (malignant[0] - tp) / odds  # exactly 0 where all are called
+    return NetBenefit(t, model, treat_all, 1000 * avoided / total)
 
 
 def needed_at(

@@ -13,6 +13,7 @@ import pandas as pd
 from jaxlesion.evaluation.metrics import operating_points, roc_auc
 from jaxlesion.evaluation.retrieval import rows_of_patients
 
+TELLING = 0.05  # difference of the shares of malignant and benign rows with a patient, from which an id tells the label
 FALSE_POSITIVES = (0.125, 0.25, 0.5, 1, 2, 4, 8)  # per patient, as LUNA16 reads its FROC curve
 
 
@@ -35,8 +36,11 @@ def why_unknown(table: pd.DataFrame) -> str | None:
     if not malignant.any():
         return "no lesion is malignant"
     if not known.all():
-        shares = f"{known[malignant].mean():.0%} of the malignant and {known[~malignant].mean():.0%} of the benign rows"
-        return f"patients are known for {shares} only, so that an id tells the label"
+        of_malignant, of_benign = (
+            known[rows].mean() if rows.any() else known.mean() for rows in (malignant, ~malignant)
+        )
+        why = f"patients are known for {of_malignant:.1%} of the malignant and {of_benign:.1%} of the benign rows only"
+        return why + (", so that an id tells the label" if abs(of_malignant - of_benign) > TELLING else "")
     if not table["patient_id"].duplicated().any():
         return "no patient has two lesions"
     return None

@@ -17,6 +17,7 @@ from jaxlesion.evaluation.summary import resampled_by
 from jaxlesion.reporting.pictures import (
     Pictures,
     cell,
+    clinical,
     draw_augmentation,
     draw_curves,
     draw_mistakes,
@@ -31,6 +32,7 @@ SECTIONS = {  # by their ids
     "training": "Learning curves",
     "ranking": "ROC, precision and recall",
     "calibration": "Reliability",
+    "clinic": "Patients and decisions",
     "calls": "Calls and scores",
     "groups": "Subgroups",
     "augmented": "Augmentation",
@@ -49,6 +51,7 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
     pictures = Pictures()
     draw_curves(source, pictures)
     calibrated, calibration = draw_reliability(source, pictures)
+    clinic_tables, clinic_notes = clinical(source, calibrated, resamples)
     groups = draw_subgroups(source, pictures, resamples)
     draw_augmentation(source, pictures)
     mistakes = draw_mistakes(source, pictures, calibrated)
@@ -77,6 +80,8 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
         "gaps": groups.gaps,
         "spread": groups.spread,
         "widest": max(groups.gaps, key=lambda row: abs(row["gap"]), default=None),
+        "clinic_tables": clinic_tables,
+        "clinic_notes": clinic_notes,
         "min_positives": MIN_POSITIVES,
         "mistakes": mistakes,
     }

@@ -13,7 +13,15 @@ import pandas as pd
 from jaxlesion.core.config import RECIPES
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.batches import Batches, open_batches
-from jaxlesion.evaluation.clinic import OF_ANY_PRIOR, calibration_by_label
+from jaxlesion.evaluation.clinic import (
+    OF_ANY_PRIOR,
+    ClinicOptions,
+    Grid,
+    Probabilities,
+    calibration_by_label,
+    clinic,
+    grids,
+)
 from jaxlesion.evaluation.registry import CHOSEN, Table, values_of
 from jaxlesion.evaluation.reliability import reliability
 from jaxlesion.evaluation.spread import Spread, gaps, spread_over
@@ -99,6 +107,26 @@ def draw_reliability(source: Source, pictures: Pictures) -> tuple[np.ndarray | N
     }
     scores["as predicted"] = {label: scores["as predicted"][label] for label in OF_ANY_PRIOR}
     return calibrated, scores
+
+
+def clinical(source: Source, calibrated: np.ndarray | None, resamples: int) -> tuple[list[Grid], list[str]]:
+    """Return the tables of clinical metrics, with text for cells, and the sentences under them."""
+    probabilities = None if calibrated is None else Probabilities(calibrated, source.run.calibration().prevalence)
+    table = source.table.assign(chosen=source.chosen)
+    found = clinic(table, probabilities, ClinicOptions(resamples=resamples))
+    shown = [
+        grid._replace(rows=[(label, [_text(value) for value in cells]) for label, cells in grid.rows])
+        for grid in grids(found)
+    ]
+    return shown, found.notes
+
+
+def _text(value: Estimate | float | None) -> str:
+    if isinstance(value, Estimate) or value is None:
+        return cell(value)
+    if isinstance(value, int) or np.isnan(value):
+        return "" if value != value else f"{value:,}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.3g}"
 
 
 class Subgroups(NamedTuple):

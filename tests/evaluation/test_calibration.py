@@ -230,6 +230,7 @@ def test_of_a_single_fold_only_the_prior_is_corrected_out_of_fold(columns):
     found = fit(target, prediction, fold, MODELS, NEGATIVES, 1.0)
     assert found.folds[0].a is found.folds[0].b is None
     assert found.b != 1
+    assert found.notes() == ["out of fold only the prior is corrected: intercept and slope take other folds"]
     np.testing.assert_array_equal(found.out_of_fold(prediction, fold), calibrate(prediction, np.log(0.1)))
 
 

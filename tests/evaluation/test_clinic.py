@@ -88,7 +88,7 @@ def test_without_patients_or_probabilities_the_parts_are_withheld_in_one_line():
     table.loc[table["target"] == 0, "patient_id"] = table["isic_id"]
     found = of_table(table)
     assert found.patients is None
-    assert sum("no patient-level figures: patients are known for 100% of" in note for note in found.notes) == 1
+    assert sum("no patient-level figures: patients are known for 100.0% of" in note for note in found.notes) == 1
     assert np.isnan(found.decision["needed"]["0.9"]["calls_per_patient"])
     assert clinic(draw(), None).calibration is None
     assert clinic(draw(), None).decision is None

@@ -61,7 +61,8 @@ def table(patient, target) -> pd.DataFrame:
 def test_where_ids_tell_the_label_there_are_no_patient_level_figures():
     assert why_unknown(table(["a", "a", "b", "b"], [1, 0, 0, 1])) is None
     assert "tells the label" in why_unknown(table(["a", "a", None, None], [1, 1, 0, 0]))
-    assert "100% of the malignant and 33% of the benign" in why_unknown(table(["a", "b", None, None], [1, 0, 0, 0]))
+    assert "100.0% of the malignant and 33.3% of the benign" in why_unknown(table(["a", "b", None, None], [1, 0, 0, 0]))
+    assert why_unknown(table(["a", None] * 2, [1, 1, 0, 0])).endswith("50.0% of the benign rows only")
     assert why_unknown(table([None, None], [1, 0])) == "no patient is known"
     assert why_unknown(table(["a", "a"], [0, 0])) == "no lesion is malignant"
     assert why_unknown(table(["a", "b"], [0, 1])) == "no patient has two lesions"

@@ -129,6 +129,22 @@ def test_a_run_without_calibration_says_so_and_gets_it_by_resuming(tiny_run, dem
         assert (folder / name).read_bytes() == (tiny_run / name).read_bytes()
 
 
+def test_an_earlier_calibration_is_refused_in_one_line_and_renewed_from_the_runs_predictions(
+    tiny_run, demo, tmp_path, capsys
+):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    (folder / "calibration.json").write_text(json.dumps({"temperature": 1.3, "folds": []}))
+    with pytest.raises(SystemExit):
+        predict.main(["--run", str(folder), "--data-dir", str(demo), "--calibrated"])
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "train --resume" in error
+    evaluate.main(["--run", str(folder), "--bootstrap", "0"])
+    assert "no calibrated figures: " in capsys.readouterr().out
+    train.main(["--run-dir", str(folder), "--resume"])
+    assert (folder / "calibration.json").read_bytes() == (tiny_run / "calibration.json").read_bytes()
+
+
 def test_another_checkpoint_than_the_calibrated_one_is_refused(tiny_run, demo, tmp_path):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     stored = json.loads((folder / "calibration.json").read_text())
@@ -184,6 +200,14 @@ def test_another_labelled_set_is_predicted_by_the_mean_of_the_folds_and_marked_s
     printed = capsys.readouterr().out
     assert "external" in printed
     assert "mean of fold_0" in printed
+    content = json.loads((tmp_path / "figures.json").read_text())
+    out = tmp_path / "calibrated.csv"
+    for name in ("image.hdf5", "metadata.csv"):
+        (folder / f"test-{name}").write_bytes((folder / f"train-{name}").read_bytes())
+    predict.main(["--run", str(tiny_run), "--data-dir", str(folder), "--out", str(out), "--calibrated"])
+    expected = pd.read_csv(out)["prediction"].sum() / pd.read_csv(folder / "train-metadata.csv")["target"].sum()
+    assert content["calibration"]["of"] == "calibrated predictions"
+    assert content["calibration"]["expected_over_observed"]["value"] == pytest.approx(expected, rel=1e-5)
     figures = evaluate.evaluate(EvaluateConfig(run=tiny_run, data_dir=folder))
     assert figures["external"]["all rows"]["n"].value == 40
 

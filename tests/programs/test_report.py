@@ -83,6 +83,13 @@ def test_its_figures_are_those_of_the_out_of_fold_table(written, tiny_run):
         )
 
 
+def test_it_has_the_clinical_figures_with_those_that_are_withheld_named(written):
+    page = (written / "report.html").read_text()
+    for text in ("Patients and decisions", "top 15", "by chance", "Decision curve per 1,000", "calls per patient"):
+        assert text in page
+    assert "a call is not a biopsy" in page
+
+
 def test_the_mistakes_are_the_most_confident_ones(written, tiny_run):
     html = (written / "report.html").read_text()
     shown = re.findall(r'<th scope="row">(\S+)</th><td>\d</td><td>[\d.e-]+</td>', html)

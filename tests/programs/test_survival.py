@@ -163,7 +163,7 @@ def test_signals_end_it_as_they_should_wherever_it_is(command, whole, tmp_path):
         ("decoding", 1, term, [at_once], 0),
         ("step", 2, term, [waits], 2),
         ("step", epoch - 2, interrupt, [waits], epoch),  # the epoch's last step: it is validated and saved
-        ("step", 1, term, [waits], epoch + 1),
+        ("step", 2, term, [waits], epoch + 2),
         ("validating", 1, term, [waits], last),  # the epoch is finished and saved
         ("predicting", 1, interrupt, [at_once], last),
     ):
