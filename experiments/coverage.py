@@ -55,6 +55,8 @@ class Coverage:
     """Patients of a set."""
     resamples: int = 400
     """Resamples of an interval by percentiles."""
+    swaps: int = 1999
+    """Swaps for p; 25 metrics adjusted by Holm take some thousand."""
     kind: Literal["one", "folds", "pair"] = "one"
     """Simulate one table, five folds whose models have scales of their own, or the p of two models that are alike."""
     before: bool = True
@@ -210,7 +212,7 @@ def _of_pair(
     ]
     before = {key: _share_p(samples[0][key] - samples[1][key]) for key in samples[0]}
     models = [Model(one, mid_ranks(one, np.zeros(len(one))), {"": np.full(len(one), at)}) for one in pair]
-    p = swap_p(target, patient, tuple(models), swaps=config.resamples - 1, seed=malignant)
+    p = swap_p(target, patient, tuple(models), swaps=config.swaps, seed=malignant)
     adjusted = holm({key: value for key, value in p.items() if key != "roc_auc" and not np.isnan(value)})
     return {
         "before roc_auc": [float(before["roc_auc"] < 0.05)],
@@ -269,7 +271,8 @@ def coverage(config: Coverage) -> str:
     """Simulate, print and return the tables."""
     kept = None if config.out is None else config.out.with_suffix(".json")
     results: dict[str, list[dict[str, list[float]]]] = {}
-    options = {"patients": config.patients, "resamples": config.resamples, "kind": config.kind, "before": config.before}
+    options = {"patients": config.patients, "resamples": config.resamples, "swaps": config.swaps}
+    options |= {"kind": config.kind, "before": config.before}
     if kept is not None and kept.is_file():
         stored = json.loads(kept.read_text())
         if stored["options"] != options:

@@ -155,7 +155,7 @@ def _of_class(of: str, name: str) -> Metric:
     """Return a rate of one class."""
     (label, rate), malignant = RATES[name], of == "malignant"
     headlines = ("F1 at 0.5", "F1 at the chosen threshold") if malignant and name == "f1" else ("", "")
-    basis: Basis = f"called {of}" if name == "precision" else of
+    basis: Basis = {"precision": f"called {of}", "recall": of, "f1": of if malignant else "all"}[name]
     tables = ALL if malignant else BOTH
     formula, left_out = partial(rate, of=of), (of, name) == ("benign", "recall")
     return Metric(f"{of}_{name}", f"{of} {label}", formula, tables, *headlines, rests_on=basis, left_out=left_out)

@@ -39,7 +39,14 @@ def test_new_intervals_hold_the_truth_where_the_old_ones_did_not():
 
 @pytest.mark.parametrize("kind", ["one", "folds", "pair"])
 def test_it_resumes_and_writes_a_table(kind, tmp_path):
-    options = {"malignant": (16,), "patients": 60, "resamples": 40, "kind": kind, "out": tmp_path / "coverage.md"}
+    options = {
+        "malignant": (16,),
+        "patients": 60,
+        "resamples": 40,
+        "swaps": 40,
+        "kind": kind,
+        "out": tmp_path / "coverage.md",
+    }
     coverage(Coverage(sets=2, **options))
     kept = json.loads((tmp_path / "coverage.json").read_text())["sets"]["16"]
     text = coverage(Coverage(sets=3, **options))

@@ -230,3 +230,36 @@ def test_a_table_that_was_written_is_read_as_the_same_figures(written):
     direct = summarise({"all rows": read_predictions_of(draw())}, "", EvalOptions(resamples=20))
     assert evaluate.evaluate(EvaluateConfig(predictions=path, bootstrap=20)) == direct
     assert len(read_predictions(path)) == 300
+
+
+def test_few_malignant_patients_withhold_intervals_and_that_is_said(written, capsys):
+    table = draw(patients=60)
+    few = table[(table["target"] == 0) | table["patient_id"].isin(sorted(table["patient_id"].unique())[:8])]
+    malignant = few.loc[few["target"] == 1, "patient_id"].nunique()
+    assert malignant < 10
+    figures = evaluate.evaluate(EvaluateConfig(predictions=written(few), bootstrap=60))["pooled"]["all rows"]
+    given = {name for name, figure in figures.items() if figure.low is not None}
+    assert given == {f"{start}{name}" for start in ("", CHOSEN) for name in ("specificity", "benign_recall")}
+    printed = capsys.readouterr().out
+    assert f"no interval where fewer than 10 patients have a malignant lesion: here {malignant}" in printed
+    some = table[(table["target"] == 0) | (table["patient_id"] < "IP_30")]
+    evaluate.evaluate(EvaluateConfig(predictions=written(some), bootstrap=60))
+    assert "below 40 intervals are uncertain" in capsys.readouterr().out
+
+
+def test_a_scale_of_its_own_for_each_fold_changes_no_pooled_area():
+    table = read_predictions_of(draw())
+    scaled = table.assign(prediction=table["prediction"] ** (1 + table["fold"].astype(int)))
+    for key in ("roc_auc", "pauc"):
+        one, other = (
+            summarise({"all": t}, "", EvalOptions(resamples=20))["pooled"]["all"][key] for t in (table, scaled)
+        )
+        assert one == other
+        assert one.low < one.value < one.high
+
+
+def test_another_primary_metric_is_left_out_of_the_adjustment(written, tmp_path):
+    pair = written(draw(gain=3), "a.csv"), written(draw(gain=1), "b.csv")
+    compared = evaluate.evaluate(EvaluateConfig(compare=pair, bootstrap=20, primary="brier"))
+    assert compared["brier"].p_holm is None
+    assert compared["roc_auc"].p_holm >= compared["roc_auc"].p
