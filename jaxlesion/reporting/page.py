@@ -51,7 +51,7 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
     pictures = Pictures()
     draw_curves(source, pictures)
     calibrated, calibration = draw_reliability(source, pictures)
-    clinic_tables, clinic_notes = clinical(source, calibrated, resamples)
+    clinic_tables, clinic_notes = clinical(source, pictures, calibrated, resamples)
     groups = draw_subgroups(source, pictures, resamples)
     draw_augmentation(source, pictures)
     mistakes = draw_mistakes(source, pictures, calibrated)

@@ -22,6 +22,7 @@ from jaxlesion.evaluation.clinic import (
     clinic,
     grids,
 )
+from jaxlesion.evaluation.decision import decision_curve
 from jaxlesion.evaluation.registry import CHOSEN, Table, values_of
 from jaxlesion.evaluation.reliability import reliability
 from jaxlesion.evaluation.spread import Spread, gaps, spread_over
@@ -109,8 +110,14 @@ def draw_reliability(source: Source, pictures: Pictures) -> tuple[np.ndarray | N
     return calibrated, scores
 
 
-def clinical(source: Source, calibrated: np.ndarray | None, resamples: int) -> tuple[list[Grid], list[str]]:
-    """Return the tables of clinical metrics, with text for cells, and the sentences under them."""
+def clinical(
+    source: Source, pictures: Pictures, calibrated: np.ndarray | None, resamples: int
+) -> tuple[list[Grid], list[str]]:
+    """Draw the decision curve; return the tables of clinical metrics, text for cells, and the sentences under them."""
+    if calibrated is None:
+        pictures.missing["decision_curve"] = "There is no decision curve: it takes calibrated predictions."
+    else:
+        pictures.add("decision_curve", plots.decision_curve(decision_curve(source.columns[0], calibrated)))
     probabilities = None if calibrated is None else Probabilities(calibrated, source.run.calibration().prevalence)
     table = source.table.assign(chosen=source.chosen)
     found = clinic(table, probabilities, ClinicOptions(resamples=resamples))

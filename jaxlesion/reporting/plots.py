@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from jaxlesion.evaluation.decision import NetBenefit
 from jaxlesion.evaluation.metrics import CLASSES, MIN_TPR, precision_recall_curve, roc_curve
 from jaxlesion.evaluation.reliability import Reliability
 from jaxlesion.evaluation.statistics import Confusion
@@ -105,6 +106,21 @@ def reliability_diagram(diagrams: Mapping[str, Reliability]) -> "Figure":
         axis.set(xlabel="mean prediction of the bin", ylabel="share of malignant rows")
         for ticks in (axis.xaxis, axis.yaxis):  # within a decade their labels would overlap
             ticks.set_minor_formatter(NullFormatter())
+    return figure
+
+
+def decision_curve(curve: NetBenefit) -> "Figure":
+    """Draw net benefit per 1,000 lesions by threshold probability: of the model, of calling all and of calling none."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure, (axis,) = _axes(1, 1, (7, 3.8))
+    axis.axhline(0, color="grey", linewidth=0.8, linestyle=":", label="call none")
+    axis.plot(curve.threshold, 1000 * curve.treat_all, color="grey", linewidth=1.2, label="call all")
+    axis.plot(curve.threshold, 1000 * curve.model, color="black", linewidth=1.8, label="model")
+    best = 1000 * max(curve.model.max(), curve.treat_all.max(), 0)
+    axis.set(xlabel="threshold probability", ylabel="net benefit per 1,000 lesions", ylim=(-0.25 * best, 1.1 * best))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.legend(fontsize="small")
     return figure
 
 

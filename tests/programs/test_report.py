@@ -29,7 +29,7 @@ from jaxlesion.runtime.devices import data_mesh, shard_batch
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PICTURES = {
-    *("learning_curves", "roc", "precision_recall", "reliability", "confusion", "scores"),
+    *("learning_curves", "roc", "precision_recall", "reliability", "decision_curve", "confusion", "scores"),
     *("augmentation", "false_positives", "false_negatives"),
 }
 INLINED = re.compile(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)">')
