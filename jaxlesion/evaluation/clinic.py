@@ -18,6 +18,7 @@ from jaxlesion.core.files import without_nan
 from jaxlesion.evaluation import calibration_metrics as calibrated
 from jaxlesion.evaluation import decision, patients
 from jaxlesion.evaluation.calibration import logit
+from jaxlesion.evaluation.crossfold import rank_within_folds
 from jaxlesion.evaluation.ratios import FEWEST_PATIENTS, ratio
 from jaxlesion.evaluation.retrieval import Found, top_k
 from jaxlesion.evaluation.summary import Estimate, Summary, folds_of, patients_of
@@ -310,10 +311,11 @@ def _calls(target: np.ndarray, called: np.ndarray, patient: np.ndarray, options:
 
 
 def _one_scale(table: pd.DataFrame, target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return the predictions, or ranks within folds where there are several."""
+    """Return the predictions, or ranks within folds where there are several and each has a benign row."""
     if len(folds_of(table)) < 2:
         return prediction
-    return decision.rank_within_folds(target, prediction, table["fold"].to_numpy(np.int64))
+    rank = rank_within_folds(target, prediction, table["fold"].to_numpy(np.int64))
+    return prediction if rank is None else rank
 
 
 def _at_prevalence(

@@ -107,18 +107,3 @@ def needed_at(
     per_row = float(calls / rows)
     per_patient = np.nan if patients is None else per_row * len(target) / patients
     return Needed(float(tp[at] / tp[-1]), float(calls / tp[at]), float(tp[at] / calls), 1000 * per_row, per_patient)
-
-
-def rank_within_folds(target: np.ndarray, prediction: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Return the share [n] of the own fold's benign rows below each prediction, ties half.
-
-    Neither raw nor calibrated predictions of several folds have one scale for ranking. Of a fold without a benign row
-    the share is 1.
-    """
-    rank = np.ones(len(target))
-    for k in np.unique(fold):
-        inside = fold == k
-        if len(benign := np.sort(prediction[inside & (target == 0)])):
-            twice = sum(np.searchsorted(benign, prediction[inside], side) for side in ("left", "right"))
-            rank[inside] = twice / (2 * len(benign))
-    return rank

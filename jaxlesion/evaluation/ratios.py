@@ -1,8 +1,8 @@
 """Means and ratios over patients, with intervals: sum of a numerator over sum of a denominator."""
 
 import numpy as np
-from scipy.stats import norm, t
 
+from jaxlesion.evaluation.intervals import at_edge, percentiles
 from jaxlesion.evaluation.summary import Estimate
 
 FEWEST_PATIENTS = 10  # that a ratio rests on, below which it has no interval
@@ -22,10 +22,8 @@ def ratio(
 ) -> Estimate:
     """Return sum(numerator) / sum(denominator), nan for 0 / 0, with a 95 % interval.
 
-    All patients are drawn together. G patients have a denominator; each tail is Phi(-sqrt(G / (G - 1)) t) with the
-    97.5 % quantile t of Student's distribution of G - 1 degrees (Hesterberg 2015, "What Teachers Should Know About the
-    Bootstrap", The American Statistician 69). At 0 the interval is [0, 1 - .025^(1/G)] and at 1 [.025^(1/G), 1], as
-    resamples cannot show what was never observed.
+    All patients are drawn together; the limits are percentiles for the G patients that have a denominator, and exact
+    at the edges (both in `intervals`).
 
     Args:
         numerator: [patients].
@@ -41,14 +39,11 @@ def ratio(
     units = int(np.count_nonzero(denominator))
     if not resamples or units < max(2, fewest) or np.isnan(value):
         return Estimate(value)
-    share = 0.025 ** (1 / units)
-    if np.isfinite(best) and value in (0, best):
-        return Estimate(value, 0.0, best * (1 - share)) if value == 0 else Estimate(value, best * share, best)
+    if (edge := at_edge(value, best, units)) is not None:
+        return Estimate(value, *edge)
     kinds, size = _kinds(numerator[counting], denominator[counting])
     sample = _resampled(kinds, size, len(numerator), resamples, seed)
-    tail = norm.cdf(-np.sqrt(units / (units - 1)) * t.ppf(0.975, units - 1))
-    low, high = np.nanquantile(sample, [tail, 1 - tail], method="weibull")
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, *(percentiles(sample, units) or ()))
 
 
 def _kinds(numerator: np.ndarray, denominator: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxlesion.evaluation.decision import decision_curve, needed_at, prevalence_weight, rank_within_folds
+from jaxlesion.evaluation.decision import decision_curve, needed_at, prevalence_weight
 
 
 def draw(seed: int = 0, rows: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -64,14 +64,3 @@ def test_calls_at_a_sensitivity_are_those_of_the_highest_threshold_that_reaches_
     assert stated.ppv == pytest.approx(0.002 * tpr / (0.002 * tpr + 0.998 * fpr))
     assert stated.calls_per_1000 == pytest.approx(1000 * (0.002 * tpr + 0.998 * fpr))
     assert stated.calls_per_patient == pytest.approx(stated.calls_per_1000 / 1000 * 300 / 20)
-
-
-def test_ranks_within_folds_do_not_depend_on_a_folds_scale():
-    target, p = draw()
-    fold = np.arange(300) % 3
-    rank = rank_within_folds(target, p, fold)
-    np.testing.assert_array_equal(rank, rank_within_folds(target, np.where(fold == 1, p**2 + 5, p), fold))
-    row = 7
-    others = p[(fold == fold[row]) & (target == 0)]
-    assert rank[row] == pytest.approx(np.mean(others < p[row]) + np.mean(others == p[row]) / 2)
-    assert rank_within_folds(np.array([1]), np.array([0.3]), np.array([0])).tolist() == [1]
