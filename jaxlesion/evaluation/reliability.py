@@ -20,12 +20,16 @@ class Reliability(NamedTuple):
     """Share of malignant rows."""
     count: np.ndarray
     low: np.ndarray
-    """95 % interval of `observed`, by Wilson, as if rows were independent."""
+    """95 % interval of `observed`: Wilson's, by patient where patients are given."""
     high: np.ndarray
 
 
 def reliability(
-    target: ArrayLike, prediction: ArrayLike, bins: int = 10, equal: Literal["mass", "width"] = "mass"
+    target: ArrayLike,
+    prediction: ArrayLike,
+    bins: int = 10,
+    equal: Literal["mass", "width"] = "mass",
+    patient: np.ndarray | None = None,
 ) -> Reliability:
     """Return predicted and observed shares of malignant rows in bins.
 
@@ -33,11 +37,16 @@ def reliability(
     first would hold nearly all. Equal predictions are never in two bins, so that there may be fewer than `bins`.
     In an empty bin of equal width all but the count is nan.
 
+    With patients, a bin's interval is Wilson's for as many independent rows as give the variance of its share between
+    patients (Franco, Little, Louis and Slud 2019, Journal of Survey Statistics and Methodology 7). A bin that shows no
+    variance, such as one without a malignant row, has the fewest per row of the other bins.
+
     Args:
         target: [n] 0 or 1.
         prediction: [n] in [0, 1].
         bins: number of bins, at most.
         equal: the quantity that bins have in common.
+        patient: [n] integers from 0; None to take rows for independent.
 
     Raises:
         InputError: no rows, or two columns of different length.
@@ -54,7 +63,34 @@ def reliability(
     count = np.bincount(which, minlength=len(edges) - 1)
     hits, total = (np.bincount(which, weights, minlength=len(count)) for weights in (y, p))
     some = np.where(count, count, np.nan)
-    return Reliability(edges, total / some, hits / some, count, *wilson(hits, count))
+    size = count if patient is None else independent_rows(y, which, np.asarray(patient), len(count))
+    low, high = wilson(np.nan_to_num(hits / some) * size, size)
+    return Reliability(edges, total / some, hits / some, count, low, high)
+
+
+def independent_rows(target: np.ndarray, which: np.ndarray, patient: np.ndarray, bins: int) -> np.ndarray:
+    """Return for how many independent rows [bins] the share of malignant rows is as sure as between patients.
+
+    share (1 - share) / variance, at most the number of rows. The variance is that of a ratio of sums over G patients,
+    G / (G - 1) sum((malignant - share rows)^2) / rows^2 (Cochran 1977, "Sampling Techniques", section 6.4).
+
+    Args:
+        target: [n] 0 or 1.
+        which: [n] the bin of each row.
+        patient: [n] integers from 0.
+        bins: number of them.
+    """
+    cell, index = np.unique(which.astype(np.int64) * (int(patient.max()) + 1) + patient, return_inverse=True)
+    rows, malignant = np.bincount(index), np.bincount(index, target)
+    inside = cell // (int(patient.max()) + 1)
+    count, hits, patients = (np.bincount(inside, weights, bins) for weights in (rows, malignant, None))
+    share = hits / np.maximum(count, 1)
+    squares = np.bincount(inside, (malignant - share[inside] * rows) ** 2, bins)
+    variance = squares * patients / np.maximum(patients - 1, 1) / np.maximum(count, 1) ** 2
+    shows = variance > 0
+    ratio = np.divide(share * (1 - share), variance * count, out=np.ones(bins), where=shows)
+    ratio = np.minimum(np.where(shows, ratio, ratio[shows].min() if shows.any() else 1.0), 1.0)
+    return ratio * count
 
 
 def wilson(hits: ArrayLike, count: ArrayLike, z: float = Z_95) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ from jaxlesion.evaluation.reliability import reliability
 from jaxlesion.evaluation.spread import Spread, gaps, spread_over
 from jaxlesion.evaluation.statistics import Confusion
 from jaxlesion.evaluation.subgroups import MIN_POSITIVES, by_subgroup
-from jaxlesion.evaluation.summary import Estimate
+from jaxlesion.evaluation.summary import Estimate, patients_of
 from jaxlesion.inference.predictor import data_config, restore_variables
 from jaxlesion.learning.augment import augment
 from jaxlesion.learning.loop import predict_rows
@@ -102,7 +102,9 @@ def draw_reliability(source: Source, pictures: Pictures) -> tuple[np.ndarray | N
         both["calibrated"] = calibrated
     except InputError as e:
         pictures.missing["calibrated"] = f"No calibrated predictions: {e}"
-    pictures.add("reliability", plots.reliability_diagram({name: reliability(target, p) for name, p in both.items()}))
+    patient = patients_of(source.table)
+    diagrams = {name: reliability(target, p, patient=patient) for name, p in both.items()}
+    pictures.add("reliability", plots.reliability_diagram(diagrams))
     scores = {
         name: values_of(Table.CALIBRATION, target, p) | calibration_by_label(target, p) for name, p in both.items()
     }

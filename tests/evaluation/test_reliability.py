@@ -5,7 +5,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.evaluation.reliability import reliability, wilson
+from jaxlesion.evaluation.reliability import independent_rows, reliability, wilson
 
 
 @pytest.fixture
@@ -70,3 +70,43 @@ def test_intervals_cover(rng):
     hits = rng.binomial(200, 0.03, 20_000)
     low, high = wilson(hits, np.full(20_000, 200))
     assert 0.93 < np.mean((low <= 0.03) & (high >= 0.03)) < 0.98
+
+
+def test_a_row_for_each_patient_is_an_independent_one(rng):
+    p = rng.random(2000) * 0.2
+    target = rng.random(2000) < p
+    alone, each = reliability(target, p), reliability(target, p, patient=rng.permutation(2000))
+    for name in ("low", "high"):
+        np.testing.assert_allclose(getattr(each, name), getattr(alone, name), rtol=0.01)
+
+
+def test_equal_rows_of_a_patient_are_one_row(rng):
+    target = rng.random(300) < 0.2
+    rows, which = np.repeat(target, 7).astype(float), np.zeros(2100, int)
+    size = independent_rows(rows, which, np.repeat(np.arange(300), 7), 1)
+    assert size[0] == pytest.approx(299)  # variance / (G - 1), where that of independent rows is / G
+
+
+def test_a_bin_without_malignant_rows_is_as_clustered_as_the_worst_other(rng):
+    patient = np.repeat(np.arange(60), 10)
+    p = np.where(patient < 30, 0.01, 0.2)
+    target = (patient >= 30) & (patient % 4 == 0)
+    found = reliability(target, p, 2, patient=patient)
+    size = independent_rows(target.astype(float), (patient >= 30).astype(int), patient, 2)
+    assert size[0] == pytest.approx(size[1])
+    assert size[0] < 31
+    assert found.high[0] == pytest.approx(wilson(0, size[0])[1])
+    assert reliability(target * 0, p, 2, patient=patient).high[0] == pytest.approx(wilson(0, 300)[1])
+
+
+def test_intervals_by_patient_cover_where_those_of_rows_do_not(rng):
+    covered = {"patient": [], "row": []}
+    patient = np.repeat(np.arange(200), 20)
+    for _ in range(400):
+        share = rng.beta(0.3, 5.7, 200)  # 5 % in the mean
+        target = rng.random(4000) < share[patient]
+        for name, known in (("patient", patient), ("row", None)):
+            found = reliability(target, np.full(4000, 0.05), 1, patient=known)
+            covered[name].append(found.low[0] <= 0.05 <= found.high[0])
+    assert np.mean(covered["patient"]) > 0.92
+    assert np.mean(covered["row"]) < 0.8
