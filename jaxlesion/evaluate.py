@@ -12,7 +12,7 @@ from jaxlesion.evaluation.clinic import Clinic, ClinicOptions, clinic, grids, wi
 from jaxlesion.evaluation.compare import Comparison, compare, notes_on_p
 from jaxlesion.evaluation.registry import has_interval
 from jaxlesion.evaluation.spread import gaps, spread_over
-from jaxlesion.evaluation.subgroups import as_text, by_subgroup
+from jaxlesion.evaluation.subgroups import as_text, by_subgroup, shortened
 from jaxlesion.evaluation.summary import (
     POOLED,
     EvalOptions,
@@ -85,8 +85,8 @@ def evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
         say(as_text(found))
         for _, row in gaps(found).iterrows():
             say(
-                f"{row['variable']}: ROC AUC of {row['group']} less that of {row['reference']}: {row['gap']:+.3f} "
-                f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+                f"{row['variable']}: ROC AUC of {shortened(row['group'])} less that of {shortened(row['reference'])}: "
+                f"{row['gap']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
             )
         if (spread := spread_over(found)) is not None:
             say(

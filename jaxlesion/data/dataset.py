@@ -46,19 +46,37 @@ def open_dataset(
     Raises:
         InputError: a file is missing or wrong, or a row has no image.
     """
-    if not data_dir.is_dir():
-        raise InputError(f"{data_dir} is not a folder: give --data-dir the one that holds {split}-metadata.csv")
-    folder = _folder(data_dir, split)
-    metadata = folder / f"{split}-metadata.csv"
-    if not metadata.is_file():
-        raise InputError(f"{folder} has no {metadata.name}: give --data-dir the folder that holds it")
-    lesions = read_lesions(metadata, labelled=split == "train" if labelled is None else labelled, columns=columns)
+    metadata, lesions = _table(data_dir, split, labelled, columns)
+    folder = metadata.parent
     if (folder / "dataset_info.json").exists():
         images = PreparedImages(folder, split, lesions["isic_id"])
     else:
         images = open_images(_images_path(folder, split))
     images.require(lesions["isic_id"].tolist())
     return Dataset(lesions, images, metadata)
+
+
+def read_table(data_dir: Path, split: Split = "train") -> pd.DataFrame:
+    """Read the Lesions table of `<split>-metadata.csv`, as `open_dataset` does, where images are not needed.
+
+    Raises:
+        InputError: the file is missing or wrong.
+    """
+    return _table(data_dir, split)[1]
+
+
+def _table(
+    data_dir: Path, split: Split, labelled: bool | None = None, columns: Collection[str] | None = None
+) -> tuple[Path, pd.DataFrame]:
+    if not data_dir.is_dir():
+        raise InputError(f"{data_dir} is not a folder: give --data-dir the one that holds {split}-metadata.csv")
+    folder = _folder(data_dir, split)
+    metadata = folder / f"{split}-metadata.csv"
+    if not metadata.is_file():
+        raise InputError(f"{folder} has no {metadata.name}: give --data-dir the folder that holds it")
+    return metadata, read_lesions(
+        metadata, labelled=split == "train" if labelled is None else labelled, columns=columns
+    )
 
 
 def _folder(data_dir: Path, split: Split) -> Path:

@@ -5,6 +5,7 @@ finite log odds, as in `calibration.logit`.
 """
 
 import numpy as np
+from scipy.special import expit
 
 from jaxlesion.evaluation.calibration import logit
 from jaxlesion.evaluation.logistic import fit_logistic
@@ -50,7 +51,7 @@ def integrated_calibration_index(target: np.ndarray, prediction: np.ndarray, wei
     found = fit_logistic(design, target.astype(np.float64), weight=weight)
     if found is None:
         return np.nan
-    smooth = 1 / (1 + np.exp(-(design @ found)))
+    smooth = expit(design @ found)
     return float(np.average(np.abs(prediction - smooth), weights=weight))
 
 

@@ -29,6 +29,7 @@ DIAGNOSES = ("iddx_2", "iddx_3")  # known after a biopsy: for reports, never for
 COLUMNS = (*VARIABLES, *SKIN, *DIAGNOSES)  # of the metadata, as far as they are there
 MIN_POSITIVES = 10
 METRICS = {"roc_auc": "roc_auc", "sensitivity": "malignant_recall"}  # by name of the column, the key in `registry`
+WIDEST = 40  # letters of a group that the console shows
 
 
 def by_subgroup(
@@ -117,11 +118,17 @@ def _check(table: pd.DataFrame, lesions: pd.DataFrame) -> None:
 def as_text(found: pd.DataFrame) -> str:
     """Return the result of `by_subgroup` as lines to print: a metric with its interval, or why there is none."""
     shown = found[["variable", "group", "n", "positives", "patients"]].astype("string").fillna("")
+    shown["group"] = shown["group"].map(shortened)
     for name in METRICS:
         limits = zip(*(found[name + end] for end in ("", "_low", "_high")), strict=True)
         shown[name] = [_with_limits(*three) for three in limits]
     shown["withheld"] = found["withheld"]
     return shown.to_string(index=False)
+
+
+def shortened(group: str) -> str:
+    """Return a group's name for the console, cut to `WIDEST` letters; hospitals' have up to 160."""
+    return group if len(group) <= WIDEST else group[: WIDEST - 3].rstrip() + "..."
 
 
 def _with_limits(value: float, low: float, high: float) -> str:

@@ -17,7 +17,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.fields import flag, lookup
 from jaxlesion.core.hooks import SILENT, Hooks
 from jaxlesion.data.batches import Batches, open_batches
-from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
+from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset, read_table
 from jaxlesion.data.folds import assign, subset
 from jaxlesion.data.leaks import telling_columns
 from jaxlesion.data.metadata import metadata_features
@@ -50,7 +50,8 @@ class KnnOptions:
     fold: tuple[int, ...] | Literal["all"] = (0,)
     """Folds to predict: 0, or 0 1 2, or all."""
     data_dir: Path | None = None
-    """Folder with train-metadata.csv and train-image.hdf5 (or train-image/image/<isic_id>.jpg)."""
+    """Folder with train-metadata.csv and train-image.hdf5 (or train-image/image/<isic_id>.jpg).
+    Comparing metadata takes the table alone."""
     run: Path | None = None
     """Folder of a run: its data and folds, and for embedding the network of each fold, at its last checkpoint."""
     weights: str = "imagenet"
@@ -67,13 +68,13 @@ class _Searched:
     Args:
         training: data, folds, model and weights.
         run: whose networks give embeddings; None for one of given weights.
-        dataset: of the rows.
+        dataset: of the rows; None where metadata alone is compared.
         lesions: the rows, with folds.
     """
 
     training: TrainConfig
     run: Run | None
-    dataset: Dataset
+    dataset: Dataset | None
     lesions: pd.DataFrame
 
 
@@ -120,8 +121,9 @@ def _open(options: KnnOptions) -> _Searched:
         folds = dataclasses.replace(options.folds, group=None) if options.folds.file else options.folds
         shared = {"fold": options.fold, "weights": options.weights, "data": options.data, "model": options.model}
         configuration.check(training := TrainConfig(**shared, folds=folds))
-        dataset = open_dataset(options.data_dir)
-        lesions = assign(subset(dataset.lesions, training.data.max_records, training.data.seed), training.folds)
+        dataset = None if options.features == "metadata" else open_dataset(options.data_dir)
+        table = read_table(options.data_dir) if dataset is None else dataset.lesions
+        lesions = assign(subset(table, training.data.max_records, training.data.seed), training.folds)
         return _Searched(training, None, dataset, lesions)
     for name in OF_THE_RUN:
         if lookup(options, name) != lookup(KnnOptions(), name):

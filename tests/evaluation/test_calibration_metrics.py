@@ -118,3 +118,12 @@ def test_no_metric_fails_on_a_small_or_saturated_table(metric):
         (np.array([0, 1, 0, 1]), np.full(4, 0.5)),
     ):
         assert isinstance(metric(target, p), float)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_index_of_shares_of_neighbours_does_not_overflow(seed):
+    """The smooth curve of shares such as 0, .04, .08 leaves the range of exp at the ends."""
+    rng = np.random.default_rng(seed)
+    p = rng.integers(0, 6, 120) / 25 * (rng.random(120) < 0.7)
+    index = integrated_calibration_index((rng.random(120) < p).astype(int), p)
+    assert np.isnan(index) or 0 <= index <= 1

@@ -215,3 +215,10 @@ def test_skin_tones_are_groups_from_dark_to_very_light(table, lesions):
     groups = by_subgroup(table, lesions, resamples=0).query("variable == 'skin_tone'")
     assert groups["group"].tolist() == ["dark", "brown", "tan", "intermediate", "light", "very light"]
     assert groups["n"].sum() == len(table)
+
+
+def test_text_shortens_names_of_hospitals(found):
+    name = "Department of Dermatology, University of Athens, Andreas Syggros Hospital"
+    text = as_text(found.assign(group=name))
+    assert name not in text
+    assert "Department of Dermatology, University..." in text

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import jaxlesion
 from jaxlesion import evaluate, knn
 from jaxlesion.core.config import DataConfig, FoldsConfig, ModelConfig
+from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import Hooks, Meter
 from jaxlesion.data.decode import decode, resize
 from jaxlesion.data.folds import assign
@@ -77,6 +79,14 @@ def test_progress_and_notes_go_to_hooks_and_nothing_is_printed(demo, capsys):
     assert meter.title == "fold 0: searching 96 rows"
     assert meter.done == meter.steps == 24
     assert capsys.readouterr() == ("", "")
+
+
+def test_metadata_needs_no_images(demo, tmp_path):
+    shutil.copy(demo / "train-metadata.csv", tmp_path)
+    alone, beside = (of(PIXELS, features="metadata", data_dir=folder)[3] for folder in (tmp_path, demo))
+    pd.testing.assert_frame_equal(alone, beside)
+    with pytest.raises(InputError, match="must hold the images"):
+        of(PIXELS, data_dir=tmp_path)
 
 
 def test_embedding_of_a_run_is_that_of_each_folds_own_network(tiny_run, lesions, images):
