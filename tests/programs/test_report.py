@@ -88,6 +88,12 @@ def test_it_has_the_clinical_figures_with_those_that_are_withheld_named(written)
     for text in ("Patients and decisions", "top 15", "by chance", "Decision curve per 1,000", "calls per patient"):
         assert text in page
     assert "a call is not a biopsy" in page
+    card = (written / "model_card.md").read_text()
+    assert set(re.findall(r"^\| \|(.*)\|$", card, re.M)) >= {" top 1 | top 5 | top 15 ", " 80% | 90% | 95% "}
+    tables = [block.splitlines() for block in card.split("\n\n") if block.startswith("| |")]
+    assert len(tables) > 4
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1
 
 
 def test_the_mistakes_are_the_most_confident_ones(written, tiny_run):
