@@ -18,7 +18,7 @@ ROWS, FOLDS, KEPT, APART = 100_000, 5, 0.01, 2.0
 
 
 class World(NamedTuple):
-    """How rows and a network come about."""
+    """Parameters of simulated rows and their network."""
 
     sureness: float
     pos_weight: float

@@ -72,7 +72,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Which negatives are trained on; positives are always all kept. One of the two is set, the other None."""
+    """Share of negatives to train on; positives are always all kept. One of the two is set, the other None."""
 
     negatives_kept: Annotated[float | None, FRACTION] = 0.01
     """Fraction of the negatives that is kept, in (0, 1]; 1 is the full set."""
@@ -82,7 +82,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class FoldsConfig:
-    """How lesions are split. No group is ever in two folds."""
+    """Split of lesions into folds. No group is ever in two."""
 
     n: Annotated[int, between(2, MAX_FOLDS)] = 5
     """Number of folds."""
@@ -144,7 +144,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When to save. The last two checkpoints and the best are kept."""
+    """Interval of saves. The last two checkpoints and the best are kept."""
 
     every_minutes: Annotated[float, ABOVE_0] = 10.0
     """Save in mid-epoch when this long has passed; every epoch's end is saved in any case."""

@@ -1,4 +1,4 @@
-"""How long work reports to its caller: lines of text, progress, and events. The defaults report nothing."""
+"""Reports of long work to its caller: lines of text, progress, and events. The defaults report nothing."""
 
 import time
 from collections.abc import Callable

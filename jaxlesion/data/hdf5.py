@@ -1,4 +1,4 @@
-"""Where the images of an HDF5 file lie, found without following anything that leads out of that file."""
+"""Positions of the images in an HDF5 file, found without following anything that leads out of that file."""
 
 import contextlib
 import hashlib

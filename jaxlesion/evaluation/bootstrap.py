@@ -1,4 +1,4 @@
-"""How far a metric could be off: a bootstrap of patients, for one set of predictions or for several of the same rows.
+"""Bootstrap of patients: intervals of metrics, for one set of predictions or for several of the same rows.
 
 Lesions of one patient resemble each other, so whole patients are drawn, with replacement: as many as there are, all
 together, so that the number of malignant patients varies as it would in another sample. Rows whose patient is unknown
@@ -51,7 +51,7 @@ class Scores:
 
 
 class Support(NamedTuple):
-    """What the interval of a metric needs besides resamples.
+    """Counts and errors that the interval of a metric needs besides resamples.
 
     Args:
         resting: by prefix of the metrics' keys the number of units, by what a metric may rest on.

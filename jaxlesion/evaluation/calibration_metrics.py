@@ -1,4 +1,4 @@
-"""How far probabilities are from the shares that are observed: metrics of calibrated predictions.
+"""Metrics of calibration: distances of probabilities from the shares that are observed.
 
 Each takes target [n], prediction [n] in [0, 1] and weight [n] of the rows (None for 1). Predictions of 0 and 1 have
 finite log odds, as in `calibration.logit`.

@@ -1,4 +1,4 @@
-"""What calling lesions is worth: decision curves, and calls at fixed sensitivity.
+"""Decision curves, and calls at fixed sensitivity: the worth of calling lesions.
 
 Most benign lesions of ISIC were never biopsied. A call is therefore a call, not a biopsy: the "number needed to biopsy"
 is the number of calls per malignant lesion among them.

@@ -1,4 +1,4 @@
-"""How far a metric could be off, by leaving each patient out once."""
+"""Jackknife of patients: errors of metrics, by leaving each patient out once."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Whether two models differ on the same rows: p by swapping their predictions, patient by patient.
+"""Permutation test of two models on the same rows: p by swapping their predictions, patient by patient.
 
 If two models are alike, each patient's predictions could as well have come from the other model (Bandos, Rockette and
 Gur 2005, Statistics in Medicine 24). Raw predictions are not exchangeable where one model is surer than the other, so

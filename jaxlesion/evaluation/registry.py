@@ -22,7 +22,7 @@ ATTAINED = (90, 95)  # percent of specificity that a sensitivity is given at, an
 
 
 class Table(Flag):
-    """Where a metric is printed."""
+    """Tables that a metric is printed in."""
 
     NONE = 0
     CONSOLE = auto()
@@ -82,7 +82,7 @@ class Metric:
 
     @property
     def interval(self) -> bool:
-        """Whether it has an interval and a mean over folds."""
+        """Return whether it has an interval and a mean over folds."""
         return not (self.count or self.of_rows)
 
 

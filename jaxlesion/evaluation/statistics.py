@@ -62,7 +62,7 @@ class Statistics:
 
     @property
     def one_class(self) -> np.ndarray:
-        """Whether a class has no rows [r]."""
+        """Return whether a class has no rows [r]."""
         return (self.negatives == 0) | (self.positives == 0)
 
     @cached_property

@@ -27,7 +27,7 @@ BEST_NOTE = "checkpoint best: its epoch was chosen on rows of this very fold, so
 
 @dataclass(frozen=True)
 class LabelledOptions:
-    """Where predictions with targets come from."""
+    """Source of predictions with targets."""
 
     run: Path | None = None
     """Folder of a run: every finished fold predicts again what it held out."""

@@ -22,7 +22,7 @@ from jaxlesion.runs.store import Run
 
 @dataclasses.dataclass(frozen=True)
 class PredictOptions:
-    """How a run predicts.
+    """Options of a prediction by a run.
 
     Args:
         checkpoint: of each fold.

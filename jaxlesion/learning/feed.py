@@ -1,4 +1,4 @@
-"""How batches reach the devices: with their images, or as row numbers of arrays that the devices hold."""
+"""Feed batches to the devices: with their images, or as row numbers of arrays that the devices hold."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

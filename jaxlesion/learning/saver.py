@@ -1,4 +1,4 @@
-"""When a training saves its state: by the clock, or because it is to stop."""
+"""Save the state of a training: by the clock, or because it is to stop."""
 
 import time
 from collections.abc import Callable

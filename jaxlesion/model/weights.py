@@ -1,4 +1,4 @@
-"""Where the first weights come from: a file, the hub, or chance."""
+"""Sources of the first weights: a file, the hub, or chance."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where a report comes from: a run, its data, its out-of-fold predictions and their metrics."""
+"""Source of a report: a run, its data, its out-of-fold predictions and their metrics."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ class Source:
 
     @property
     def has_chosen(self) -> bool:
-        """Whether every row has a chosen threshold."""
+        """Return whether every row has a chosen threshold."""
         return not np.isnan(self.chosen).any()
 
 

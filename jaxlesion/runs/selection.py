@@ -1,4 +1,4 @@
-"""Which folds of a run are meant."""
+"""Choose the folds of a run."""
 
 from typing import Literal
 
