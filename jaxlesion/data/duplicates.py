@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 from jaxlesion.data.decode import decode
 from jaxlesion.data.sources import ImageSource
 
+T = TypeVar("T")
 CHUNK = 256  # images in flight; 16 bytes are kept of each
 SHOWN = ("isic_id", "patient_id", "target", "fold")
 
@@ -35,13 +37,24 @@ def pixel_digests(
     Raises:
         InputError: an image that is missing or cannot be decoded.
     """
-    ids, digests = list(isic_ids), []
+    return of_each(pixel_digest, images, isic_ids, workers, after)
+
+
+def of_each(
+    describe: Callable[[np.ndarray], T],
+    images: ImageSource,
+    isic_ids: Iterable[str],
+    workers: int,
+    after: Callable[[int], None],
+) -> list[T]:
+    """Describe each decoded image, in the order of the ids; other arguments are those of `pixel_digests`."""
+    ids, found = list(isic_ids), []
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(ids), CHUNK):
             part = ids[start : start + CHUNK]
-            digests += pool.map(lambda isic_id: pixel_digest(decode(images.read(isic_id), isic_id)), part)
+            found += pool.map(lambda isic_id: describe(decode(images.read(isic_id), isic_id)), part)
             after(len(part))
-    return digests
+    return found
 
 
 def duplicates(lesions: pd.DataFrame, digests: list[bytes]) -> pd.DataFrame:

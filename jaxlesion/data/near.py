@@ -7,7 +7,6 @@ all within 40 bits, and 90 % of those that lost two pixels on each side are with
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ import pandas as pd
 
 from jaxlesion.core.files import write_atomic
 from jaxlesion.core.hooks import ignore
-from jaxlesion.data.decode import decode
-from jaxlesion.data.duplicates import CHUNK, grouped
+from jaxlesion.data.duplicates import grouped, of_each
 from jaxlesion.data.sources import ImageSource
 
 SIDE = 16  # of the square of bits
@@ -48,14 +46,8 @@ def perceptual_hashes(
     Raises:
         InputError: an image that is missing or cannot be decoded.
     """
-    ids, hashes = list(isic_ids), np.empty((0, 4), np.uint64)
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(ids), CHUNK):
-            part = ids[start : start + CHUNK]
-            found = pool.map(lambda isic_id: perceptual_hash(decode(images.read(isic_id), isic_id)), part)
-            hashes = np.concatenate([hashes, np.stack(list(found))])
-            after(len(part))
-    return hashes
+    hashes = of_each(perceptual_hash, images, isic_ids, workers, after)
+    return np.array(hashes, np.uint64).reshape(-1, 4)
 
 
 def kept_hashes(

@@ -108,12 +108,30 @@ class ImageSource(ABC):
         return InputError(f"{self.path}: image {isic_id} {reason}; replace it or remove its row")
 
 
-class FolderImages(ImageSource):
-    """Reads a folder of `<isic_id>.jpg`, `.jpeg` or `.png`, without subfolders; links may not lead out of it."""
+class _Files(ImageSource):
+    """Reads each image from a file of its own."""
 
     def __init__(self, path: Path):
         super().__init__(path)
         self._files: dict[str, str] = {}
+
+    @property
+    def ids(self) -> Set[str]:
+        return self._files.keys()
+
+    def _bytes(self, isic_id: str) -> bytes:
+        with open(self._files[isic_id], "rb") as file:
+            return file.read(MAX_BYTES + 1)
+
+    def close(self) -> None:
+        pass  # no file stays open
+
+
+class FolderImages(_Files):
+    """Reads a folder of `<isic_id>.jpg`, `.jpeg` or `.png`, without subfolders; links may not lead out of it."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
         root = path.resolve()
         with os.scandir(root) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
@@ -130,19 +148,8 @@ class FolderImages(ImageSource):
             self._refused[isic_id] = "is not a regular file"
         self._files[isic_id] = entry.path
 
-    @property
-    def ids(self) -> Set[str]:
-        return self._files.keys()
 
-    def _bytes(self, isic_id: str) -> bytes:
-        with open(self._files[isic_id], "rb") as file:
-            return file.read(MAX_BYTES + 1)
-
-    def close(self) -> None:
-        pass  # no file stays open
-
-
-class FileImages(ImageSource):
+class FileImages(_Files):
     """Reads single files, the path of each being its id; InputError for one that does not exist."""
 
     def __init__(self, paths: Sequence[Path]):
@@ -150,18 +157,7 @@ class FileImages(ImageSource):
         for path in paths:
             if not path.is_file():
                 raise InputError(f"{path}: no such file; give image files")
-        self._files = {str(path): path for path in paths}
-
-    @property
-    def ids(self) -> Set[str]:
-        return self._files.keys()
-
-    def _bytes(self, isic_id: str) -> bytes:
-        with open(self._files[isic_id], "rb") as file:
-            return file.read(MAX_BYTES + 1)
-
-    def close(self) -> None:
-        pass  # no file stays open
+        self._files = {str(path): str(path) for path in paths}
 
 
 class Hdf5Images(ImageSource):
