@@ -20,8 +20,8 @@ import tyro
 from jaxlesion.core.config import RECIPES, Recipe
 from jaxlesion.core.files import write_atomic
 from jaxlesion.data.albumentations import augmenter
-from jaxlesion.data.dataset import open_dataset
 from jaxlesion.data.decode import decode, resize
+from jaxlesion.data.open import open_dataset
 from jaxlesion.learning.augment import augment
 from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.ui.console import say

@@ -31,8 +31,9 @@ from jaxlesion.core.config import RECIPES, DataConfig, ModelConfig
 from jaxlesion.data.albumentations import augmenter
 from jaxlesion.data.batches import Batches
 from jaxlesion.data.cache import ImageCache
-from jaxlesion.data.dataset import Dataset, open_dataset
+from jaxlesion.data.dataset import Dataset
 from jaxlesion.data.decode import decode, resize
+from jaxlesion.data.open import open_dataset
 from jaxlesion.data.sources import Hdf5Images
 from jaxlesion.learning.augment import augment
 from jaxlesion.learning.loop import predict_batches

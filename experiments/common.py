@@ -20,7 +20,8 @@ from jaxlesion.core import fields
 from jaxlesion.core.config import Preset, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256, write_atomic
-from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
+from jaxlesion.data.dataset import Dataset, fingerprint
+from jaxlesion.data.open import open_dataset
 from jaxlesion.evaluation.bootstrap import RESAMPLES
 from jaxlesion.evaluation.summary import EvalOptions, Summary, summarise
 from jaxlesion.model.weights import find_weights

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any
 from jaxlesion._version import __version__
 
 if TYPE_CHECKING:
-    from jaxlesion.api import create_model, load_run
-    from jaxlesion.model.variables import normalise
+    from jaxlesion.api import create_model, load_run, normalise
 
 __all__ = ["__version__", "create_model", "load_run", "normalise"]
 
-_HOME = {"create_model": "jaxlesion.api", "load_run": "jaxlesion.api", "normalise": "jaxlesion.model.variables"}
+_HOME = {"create_model": "jaxlesion.api", "load_run": "jaxlesion.api", "normalise": "jaxlesion.api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
 
+from jaxlesion.core.errors import InputError
 from jaxlesion.inference.predictor import restore_variables
+from jaxlesion.model import variables
+from jaxlesion.model.efficientnet import Variant
 from jaxlesion.model.registry import build_model, find_backbone
 from jaxlesion.model.variables import Variables
 from jaxlesion.model.weights import find_weights, initial_variables
@@ -34,8 +41,34 @@ def create_model(
     """
     network, variant = find_backbone(name)
     model = network(variant, num_classes=num_classes, **options)
-    variables, _ = initial_variables(model, find_weights(str(weights), name), seed)
-    return model, variables
+    initial, _ = initial_variables(model, find_weights(str(weights), name), seed)
+    return model, initial
+
+
+def normalise(images: ArrayLike, variant: Variant) -> jax.Array:
+    """Scale images to the float32 [b, h, w, 3] that a variant's weights were trained on.
+
+    Args:
+        images: [b, h, w, 3] or [h, w, 3], red first: uint8 of 0 to 255, or floats of 0 to 1.
+        variant: of the model, as `model.variant`.
+
+    Raises:
+        InputError: another type, shape or range, whose predictions would mean nothing.
+    """
+    if isinstance(images, jax.core.Tracer):
+        dtype, shape, within = images.dtype, images.shape, True
+    else:
+        images = np.asarray(images)
+        dtype, shape = images.dtype, images.shape
+        within = images.size == 0 or (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1)
+    if len(shape) not in (3, 4) or shape[-1] != 3:
+        raise InputError(f"images have the shape {list(shape)}, not [b, h, w, 3] or [h, w, 3] with red first")
+    floats = jnp.issubdtype(dtype, jnp.floating)
+    if dtype != np.uint8 and not (floats and within):
+        what = "outside 0 to 1" if floats else "no pixels"
+        raise InputError(f"images are {dtype}, {what}: give uint8 of 0 to 255, or floats of 0 to 1")
+    batch = jnp.asarray(images)[None] if len(shape) == 3 else jnp.asarray(images)
+    return variables.normalise(batch * 255 if floats else batch, variant)
 
 
 def load_run(
@@ -47,5 +80,5 @@ def load_run(
         InputError: no such run, fold or checkpoint.
     """
     opened = Run.open(Path(run))
-    variables, _ = restore_variables(opened, fold, checkpoint)
-    return build_model(opened.config.model), variables
+    restored, _ = restore_variables(opened, fold, checkpoint)
+    return build_model(opened.config.model), restored

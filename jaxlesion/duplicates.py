@@ -1,17 +1,19 @@
 """python -m jaxlesion.duplicates: images that are there more than once, pixel for pixel or nearly."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from jaxlesion.core.config import Layout
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
-from jaxlesion.data.dataset import Dataset, open_dataset
+from jaxlesion.data.dataset import Dataset
 from jaxlesion.data.duplicates import count, duplicates, grouped, pixel_digests
 from jaxlesion.data.near import groups_of, near_pairs, perceptual_hashes
+from jaxlesion.data.open import open_dataset
 from jaxlesion.data.schema import KEYS
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
@@ -28,6 +30,7 @@ class DuplicatesConfig:
 
     data_dir: Path | None = None
     """Folder with train-metadata.csv and the images [default: that of the run]."""
+    data: Layout = field(default_factory=Layout)
     run: Path | None = None
     """Folder of a run: its rows and folds."""
     near: bool = False
@@ -50,7 +53,8 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
         raise InputError("give --data-dir, a folder with train-metadata.csv, or --run, a run's folder")
     if config.workers < 1:
         raise InputError(f"--workers must be at least 1, not {config.workers}")
-    dataset = open_dataset(folder, columns=KEYS)
+    layout = config.data if config.data_dir or run is None else run.layout(config.data.table)
+    dataset = open_dataset(folder, layout=layout, columns=KEYS, say=say)
     lesions = dataset.lesions if run is None else run.lesions(dataset)
     table = _near(lesions, dataset, folder, config.workers) if config.near else _equal(lesions, dataset, config.workers)
     counts, what = count(table), "look alike" if config.near else "share their pixels"

@@ -108,11 +108,12 @@ def _clinic(config: EvaluateConfig, source: Labelled, options: EvalOptions) -> C
 
 def _compare(config: EvaluateConfig, options: EvalOptions) -> dict[str, Comparison]:
     names = [str(path) for path in config.compare]
-    a, b = (read_labelled(config, path) for path in config.compare)
+    said: list[str] = []
+    a, b = (read_labelled(config, path, said.append) for path in config.compare)
     with progress("bootstrap") as tick:
         comparisons = compare(a, b, names, replace(options, tick=tick))
     by = a if resampled_by(a) == "patient" else b
-    notes = [*notes_on(options, by, comparisons), *notes_on_p(a, b, resampled_by(by), options)]
+    notes = [*said, *notes_on(options, by, comparisons), *notes_on_p(a, b, resampled_by(by), options)]
     print_comparison(f"a: {names[0]}\nb: {names[1]}\n{len(a):,} rows", ("a", "b"), comparisons)
     for note in notes:
         say(note)
@@ -128,7 +129,11 @@ def _check(config: EvaluateConfig) -> None:
             raise InputError("--compare takes two tables of its own: leave out --run, --predictions and --out")
     elif (config.run is None) == (config.predictions is None):
         raise InputError("give one of --run, a run's folder, and --predictions, a CSV")
-    if config.subgroups and config.predictions is not None and not (config.metadata or config.data_dir):
+    if (
+        config.subgroups
+        and config.predictions is not None
+        and not (config.metadata or config.data_dir or config.data.table)
+    ):
         raise InputError("--subgroups needs the metadata: give --metadata a CSV, or --data-dir")
     if config.bootstrap < 0:
         raise InputError(f"--bootstrap is a number of draws, 0 for none, not {config.bootstrap}")

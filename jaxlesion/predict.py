@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jaxlesion.core.config import Layout
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import Hooks
-from jaxlesion.data.dataset import open_dataset
+from jaxlesion.data.open import open_dataset
 from jaxlesion.data.predictions import write_predictions, write_submission
 from jaxlesion.data.schema import KEYS
 from jaxlesion.inference.shards import ROWS, Part
@@ -27,9 +28,11 @@ class PredictConfig:
     run: Path
     """Folder of a run."""
     data_dir: Path | None = None
-    """Folder with test-metadata.csv (only isic_id is needed) and test-image.hdf5 (or test-image/image/)."""
+    """Folder with test-metadata.csv (only isic_id is needed) and test-image.hdf5 (or test-image/image/), or a folder of
+    images."""
+    data: Layout = field(default_factory=Layout)
     image: tuple[Path, ...] = ()
-    """Single image files, JPEG or PNG: a line is printed for each."""
+    """Single image files: a line is printed for each."""
     out: Path | None = None
     """Write the predictions there, as CSV, rows in the order of the test file [default: predictions.csv]."""
     submission: Path | None = None
@@ -68,7 +71,7 @@ def predict(config: PredictConfig) -> None:
     if not config.image:
         out = config.out or Path("predictions.csv")
         check_folders({"--out": out, "--submission": config.submission})
-        dataset = open_dataset(config.data_dir, "test", columns=KEYS)
+        dataset = open_dataset(config.data_dir, "test", config.data, columns=KEYS, say=say)
         predict_dataset(run, dataset, out, config.submission, options, Hooks(say, ProgressBar))
         return
     table, name = predict_files(run, config.image, options, ProgressBar)

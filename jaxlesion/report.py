@@ -1,9 +1,10 @@
 """python -m jaxlesion.report: a run on one page, with its pictures, and its model card."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from jaxlesion.core.config import Layout
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.evaluation.bootstrap import RESAMPLES
@@ -24,6 +25,7 @@ class ReportConfig:
     """Folder of a run with at least one finished fold."""
     data_dir: Path | None = None
     """Where its data lies now [default: where it lay in training]. The hashes are checked."""
+    data: Layout = field(default_factory=Layout)
     data_name: str | None = None
     """Name of the data in the report [default: the name of its folder]."""
     out: Path | None = None
@@ -41,7 +43,9 @@ def report(config: ReportConfig) -> Path:
     if config.bootstrap < 0:
         raise InputError(f"--bootstrap is a number of draws, 0 for none, not {config.bootstrap}")
     with progress("bootstrap") as tick:
-        source = read_source(config.run, config.data_dir, EvalOptions(resamples=config.bootstrap, tick=tick))
+        source = read_source(
+            config.run, config.data_dir, config.data.table, EvalOptions(resamples=config.bootstrap, tick=tick)
+        )
     out = config.out or config.run / "report"
     try:
         out.mkdir(parents=True, exist_ok=True)

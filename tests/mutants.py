@@ -144,10 +144,21 @@ def repeated(rng: random.Random) -> bytes:
 
 def other_format(rng: random.Random) -> bytes:
     """Return a file of another format, sometimes behind the first bytes of a JPEG or PNG."""
-    form = rng.choice(["GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "TGA", "text", "zip", "noise", ""])
+    form = rng.choice(["GIF", "ICO", "TGA", "JPEG2000", "text", "zip", "noise", ""])
     data = {"text": b"<svg><script>", "zip": b"PK\x03\x04", "noise": rng.randbytes(500), "": b""}.get(form)
     start = rng.choice([b"", b"", b"\xff\xd8\xff", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", b"\x89PNG\r\n\x1a\n"])
     return start + (saved("P" if form == "GIF" else "RGB", form) if data is None else data)
+
+
+def changed_format(rng: random.Random) -> bytes:
+    """Return a WebP, BMP, TIFF or PPM with some changed bytes, or a part of one."""
+    form = rng.choice(["WEBP", "BMP", "TIFF", "PPM"])
+    options = {"compression": rng.choice([None, "tiff_lzw", "tiff_deflate", "packbits"])} if form == "TIFF" else {}
+    data = bytearray(saved(rng.choice(["RGB", "L"]), form, **options))
+    for _ in range(rng.choice([0, 1, 2, 5, 20])):
+        at = rng.randrange(len(data)) if rng.random() < 0.5 else rng.choice([*range(60), *range(-200, 0)])
+        data[at] = rng.choice([0, 1, 127, 255, rng.randrange(256)])
+    return bytes(data[: rng.randrange(len(data))] if rng.random() < 0.2 else data)
 
 
 def cmyk(rng: random.Random) -> bytes:
@@ -245,7 +256,7 @@ def large(rng: random.Random) -> bytes:
 
 MUTATIONS: list[Callable[[random.Random], bytes]] = [
     *(cut, flipped_bits, flipped_scan, edited_header, edited_chunk, spliced, repeated, other_format, cmyk, sixteen_bit),
-    *(exif, segments, many_scans, claim, text_bomb, odd_order),
+    *(exif, segments, many_scans, claim, text_bomb, odd_order, changed_format, changed_format),
 ]
 
 

@@ -49,7 +49,19 @@ RECIPES: Mapping[str, RecipeSpec] = types.MappingProxyType(
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class Layout:
+    """Where the table of lesions is and what its columns mean; a layout that is known needs none of it."""
+
+    table: Path | None = None
+    """Table of lesions: CSV, .csv.gz or Parquet [default: train-metadata.csv, or test-metadata.csv, of --data-dir]."""
+    columns: str | None = None
+    """Its columns under other names, such as isic_id=image_name,target=benign_malignant,patient_id=subject."""
+    positive: str | None = None
+    """Labels, or class folders, that mean malignant, such as melanoma or mel,bcc; all others are benign."""
+
+
+@dataclass(frozen=True)
+class DataConfig(Layout):
     """The images and their order."""
 
     image_size: Annotated[int, at_least(16)] = 224
@@ -87,7 +99,10 @@ class FoldsConfig:
     n: Annotated[int, between(2, MAX_FOLDS)] = 5
     """Number of folds."""
     group: str | None = "patient_id"
-    """Column whose values stay together: patient_id, or attribution to hold out hospitals."""
+    """Column whose values stay together: patient_id, or attribution to hold out hospitals; none: every row for itself,
+    where patients are not known."""
+    group_as_is: bool = False
+    """Take ids that differ only by case, by .0 or by characters that look alike as different ones."""
     file: Path | None = None
     """CSV with isic_id and fold, used as it is; replaces --folds.group."""
     stratify: bool = False
@@ -198,7 +213,8 @@ class TrainConfig:
 
 # A later command may change these: it is the same run.
 NOT_IDENTITY = ("fold", "data_dir", "run_dir", "resume", "checkpoint", "distributed")
-NOT_IDENTITY_DATA = ("workers", "cache", "cache_gib", "on_device")  # of `data`: they change no pixel
+# Of `data`: they change no pixel, and what is in the table is compared by its hash.
+NOT_IDENTITY_DATA = ("table", "workers", "cache", "cache_gib", "on_device")
 
 # Options that replace one another: giving one on the command line unsets the other.
 EXCLUSIVE = (("sampling.negatives_kept", "sampling.negatives_per_positive"), ("folds.group", "folds.file"))

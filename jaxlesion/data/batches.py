@@ -18,6 +18,7 @@ import pandas as pd
 
 from jaxlesion.core.config import DataConfig, RecipeSpec
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.hooks import ignore
 from jaxlesion.data.batch import Batch
 from jaxlesion.data.cache import CACHE, ImageCache
 from jaxlesion.data.dataset import Dataset
@@ -64,6 +65,7 @@ class Batches:
     ):
         self.source, self.ids, self.config, self.cache = source, list(ids), config, cache
         self.share = slice(0, config.batch_size)
+        self.watch: Callable[[str, np.ndarray], None] = ignore
         self.target = np.zeros(len(self.ids), np.float32) if target is None else np.asarray(target, np.float32)
 
     def shared(self, share: slice) -> "Batches":
@@ -111,8 +113,10 @@ class Batches:
         return self.decoded(isic_id)
 
     def decoded(self, isic_id: str) -> np.ndarray:
-        """Decode and resize one image, uint8 [size, size, 3], without looking at the cache."""
-        return resize(decode(self.source.read(isic_id), isic_id), self.config.image_size)
+        """Decode and resize one image, uint8 [size, size, 3], without looking at the cache; `watch` sees the pixels."""
+        pixels = decode(self.source.read(isic_id), isic_id)
+        self.watch(isic_id, pixels)
+        return resize(pixels, self.config.image_size)
 
     def to_cache(self, rows: np.ndarray, *, again: bool) -> list[str]:
         """List the ids that are worth decoding into the cache before `rows` are read.

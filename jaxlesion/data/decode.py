@@ -1,130 +1,64 @@
-"""Pixels of JPEG and PNG files from untrusted sources: the header is checked before anything is decoded."""
+"""Pixels of image files from untrusted sources: the header is checked before anything is decoded."""
 
 import functools
 import importlib.util
 import io
 import os
-import struct
-import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxlesion.core.errors import InputError, Refused
+from jaxlesion.data.headers import MAX_PIXELS, Claim, read_header
 
 if TYPE_CHECKING:
     import PIL.Image
 
 STRIP = 2**20  # pixels that Pillow converts at a time
-# One decoding takes less than 200 MB: OpenCV holds 6 bytes a pixel at its height, Pillow 7.
-MAX_PIXELS = 25_000_000
-# Of a JPEG in several scans all coefficients are held too, and make it 10.
-MAX_PIXELS_IN_SCANS = 16_000_000
-MAX_SCANS = 100  # of one JPEG; an encoder makes about ten, and each costs a pass over all pixels
 
 # A second line behind the header check. OpenCV reads it once, while it is being imported.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 
-def claimed_size(data: bytes) -> tuple[int, int]:
-    """Read height and width from the header.
-
-    Raises:
-        Refused: neither JPEG nor PNG, of an unusual kind, too large, or visibly not whole.
-    """
-    try:
-        if data.startswith(b"\xff\xd8\xff"):
-            height, width, most = _jpeg_size(data)
-        elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-            height, width, most = *_png_size(data), MAX_PIXELS
-        else:
-            raise Refused("is neither JPEG nor PNG")
-    except struct.error:
-        raise Refused("is cut short") from None
-    if not 0 < height * width <= most:
-        raise Refused(f"claims {width} x {height} pixels, where 1 to {most} are allowed")
-    return height, width
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int, int]:
-    """Walk the segments up to the first scan (ITU-T T.81, annex B), and refuse everything unusual there.
-
-    Returns height, width and the number of pixels allowed.
-    """
-    at, size = 2, None
-    while True:
-        marker, length = struct.unpack_from(">HH", data, at)
-        if marker == 0xFFFF:  # a fill byte
-            at += 1
-            continue
-        if marker < 0xFFC0 or 0xFFD0 <= marker <= 0xFFD9 or length < 2:
-            raise Refused("has a damaged JPEG header")
-        if marker == 0xFFDA:
-            (in_scan,) = struct.unpack_from(">B", data, at + 4)
-            break
-        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):  # a start of frame
-            precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            if size or marker > 0xFFC2 or precision != 8 or channels not in (1, 3):
-                raise Refused(f"is a JPEG of an unusual kind ({channels} channels, {precision} bit)")
-            size, together = (height, width), None if marker == 0xFFC2 else channels
-        at += 2 + length
-    if size is None:
-        raise Refused("has a damaged JPEG header")
-    # Inside a scan 0xFF is always escaped, so these two are markers.
-    if data.rfind(b"\xff\xd9", at) < 0:
-        raise Refused("is cut short (no end marker)")
-    if data.count(b"\xff\xda", at) > MAX_SCANS:
-        raise Refused(f"has over {MAX_SCANS} scans")
-    return *size, MAX_PIXELS if in_scan == together else MAX_PIXELS_IN_SCANS
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    """Walk all chunks, check their sums (PNG specification, 3rd edition, section 5), and return height and width."""
-    at, size = 8, None
-    while True:
-        length, kind = struct.unpack_from(">I4s", data, at)
-        (crc,) = struct.unpack_from(">I", data, at + 8 + length)
-        if crc != zlib.crc32(data[at + 4 : at + 8 + length]) or (kind == b"IHDR") != (at == 8):
-            raise Refused("is a damaged PNG")
-        if kind == b"IHDR":
-            width, height = struct.unpack_from(">II", data, 16)
-            size = height, width
-        elif kind == b"acTL":
-            raise Refused("is an animated PNG")
-        elif kind == b"IEND":
-            return size
-        at += 12 + length
-
-
 def check(data: bytes, isic_id: str) -> None:
-    """Raise the InputError of `decode` for a JPEG or PNG with bad headers or a missing end; 10 us for a crop."""
+    """Raise the InputError of `decode` for bad headers or a missing end; takes 10 us for a crop."""
     try:
-        claimed_size(data)
+        read_header(data)
     except Refused as reason:
         raise _undecodable(isic_id, reason) from None
 
 
 def _undecodable(isic_id: str, reason: Refused) -> InputError:
-    return InputError(f"image {isic_id} {reason}; replace it by a sound JPEG or PNG or remove its row")
+    return InputError(f"image {isic_id} {reason}; replace it by a sound image or remove its row")
+
+
+def raw_image(pixels: np.ndarray) -> bytes:
+    """Return uint8 [h, w, 3] as a file that `decode` gives back: the pixels behind a header (PPM)."""
+    height, width, _ = pixels.shape
+    return b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes()
 
 
 def decode(data: bytes, isic_id: str, *, opencv: bool | None = None) -> np.ndarray:
-    """Decode a JPEG or PNG to uint8 [h, w, 3], red first, as stored: an EXIF orientation is not applied.
+    """Decode a JPEG, PNG, WebP, BMP or TIFF to uint8 [h, w, 3], red first, as stored: no EXIF orientation is applied.
 
     Grey is repeated, transparency dropped, 16 bit cut to 8. Takes less than 200 MB.
 
     Args:
         data: the whole file.
         isic_id: named in errors.
-        opencv: whether OpenCV decodes, or Pillow; None: OpenCV where it is installed.
+        opencv: whether OpenCV decodes JPEG and PNG, or Pillow; None: OpenCV where it is installed.
 
     Raises:
         InputError: another kind (CMYK, animation, other formats), more than 25 megapixels (16 in a JPEG of several
             scans), or damage that shows.
     """
     try:
-        size = claimed_size(data)
-        pixels = _decode_cv2(data) if _use_opencv(opencv) else _decode_pillow(data, size)
+        claim = read_header(data)
+        size = (claim.height, claim.width)
+        if claim.form == "PPM":
+            return np.frombuffer(data, np.uint8)[-3 * size[0] * size[1] :].reshape(*size, 3)
+        with_opencv = claim.form in ("JPEG", "PNG") and _use_opencv(opencv)
+        pixels = _decode_cv2(data) if with_opencv else _decode_pillow(data, claim)
         if pixels is None or pixels.shape != (*size, 3):
             raise Refused("cannot be decoded")
     except Refused as reason:
@@ -164,20 +98,22 @@ def _decode_cv2(data: bytes) -> np.ndarray | None:
         return None
 
 
-def _decode_pillow(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
+def _decode_pillow(data: bytes, claim: Claim) -> np.ndarray | None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if (image.height, image.width) != size:  # Pillow reads the header otherwise
+        with Image.open(io.BytesIO(data), formats=(claim.form,)) as image:
+            if (image.height, image.width) != (claim.height, claim.width):  # Pillow reads the header otherwise
                 return None
-            pixels = np.empty((*size, 3), np.uint8)
+            pixels = np.empty((image.height, image.width, 3), np.uint8)
             rows = max(1, STRIP // image.width)
             for top in range(0, image.height, rows):  # since Pillow copies an image three times to convert it
                 bottom = min(top + rows, image.height)
                 pixels[top:bottom] = _rgb(image.crop((0, top, image.width, bottom)))
             return pixels
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except MemoryError:
+        raise
+    except Exception:  # for damage, readers of TIFF and BMP raise nearly anything
         return None
 
 

@@ -5,6 +5,7 @@ import pandas as pd
 
 from jaxlesion.core.config import MAX_FOLDS, FoldsConfig, SamplingConfig
 from jaxlesion.core.errors import InputError
+from jaxlesion.data.identity import alike
 from jaxlesion.data.tables import numbers, read_table
 
 FEW_PATIENTS = 10  # with malignant lesions: below, a fold's metrics have no valid interval
@@ -69,19 +70,27 @@ def stratified_group_kfold(target: np.ndarray, groups: np.ndarray, n: int, seed:
 def assign(lesions: pd.DataFrame, config: FoldsConfig) -> pd.DataFrame:
     """Add the column `fold` to the lesions, from a file, by GroupKFold or by StratifiedGroupKFold.
 
+    Where patients are not known, and the groups are others, every lesion becomes a patient of its own.
+
     Raises:
-        InputError: the group column is missing or has empty cells, a fold has one class only, or a
-            given file misses lesions, or one patient would be in two folds.
+        InputError: the group column is missing or has empty cells, two ids or groups read alike, a fold has one class
+            only, or a given file misses lesions, or one patient would be in two folds.
     """
+    if "patient_id" not in lesions:
+        if config.file is None and config.group == "patient_id":
+            raise InputError(
+                "the table has no patient_id, so that folds may split patients: give --folds.group a column of groups, "
+                "or --folds.group none to take every lesion as a patient of its own"
+            )
+        lesions = lesions.assign(patient_id=lesions["isic_id"])
+    if not config.group_as_is:
+        for column in dict.fromkeys(("isic_id", "patient_id", config.group)):
+            if column in lesions:
+                refuse_alike(lesions[column], column)
     if config.file is not None:
         fold = _from_file(lesions, config)
     else:
-        if config.group not in lesions:
-            raise InputError(f"--folds.group {config.group}: the metadata has no such column; name one it has")
-        if (empty := lesions[config.group].isna()).any():
-            which = lesions["isic_id"][empty].iloc[0]
-            raise InputError(f"{which} has no {config.group}: folds need one for every row; fill it in or drop the row")
-        groups = lesions[config.group].to_numpy()
+        groups = _groups(lesions, config.group)
         if config.stratify:
             fold = stratified_group_kfold(lesions["target"].to_numpy(), groups, config.n, config.seed)
         else:
@@ -100,6 +109,28 @@ def assign(lesions: pd.DataFrame, config: FoldsConfig) -> pd.DataFrame:
             "--folds.group, or folds of your own (--folds.file)"
         )
     return lesions.assign(fold=fold)
+
+
+def refuse_alike(cells: pd.Series, column: str, remedy: str = "give --folds.group-as-is") -> None:
+    """Raise InputError where two texts of a column read alike, so that one patient or hospital would be two."""
+    texts = cells.dropna().unique()
+    if (pair := alike(text for text in texts if isinstance(text, str))) is not None:
+        raise InputError(
+            f"{column} {pair[0]!r} and {pair[1]!r} read alike: write them the same if they are one, or {remedy} if "
+            "they are two"
+        )
+
+
+def _groups(lesions: pd.DataFrame, group: str) -> np.ndarray:
+    """Return what stays together of each row."""
+    if group == "none" and group not in lesions:
+        return lesions["isic_id"].to_numpy()
+    if group not in lesions:
+        raise InputError(f"--folds.group {group}: the metadata has no such column; name one it has")
+    if (empty := lesions[group].isna()).any():
+        which = lesions["isic_id"][empty].iloc[0]
+        raise InputError(f"{which} has no {group}: folds need one for every row; fill it in or drop the row")
+    return lesions[group].to_numpy()
 
 
 def describe(lesions: pd.DataFrame, config: FoldsConfig) -> list[str]:

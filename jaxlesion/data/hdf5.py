@@ -40,6 +40,8 @@ class Hdf5Index(NamedTuple):
     offset: np.ndarray  # int64 [n], in bytes; -1 where the bytes are not in one piece (compressed, chunked, compact)
     size: np.ndarray  # int64 [n], in bytes
     reason: np.ndarray  # str [n], empty unless the image is refused
+    height: np.ndarray  # int32 [n], of raw pixels; 0 where the bytes are an encoded image
+    width: np.ndarray  # int32 [n], likewise
 
 
 def kept_index(path: Path, folder: Path, *, at_least: int = KEPT) -> Hdf5Index:
@@ -120,30 +122,51 @@ def index_hdf5(path: Path) -> Hdf5Index:
         raise InputError(
             f"{path}: not a readable HDF5 file ({_one_line(error)}); give the file of images or get it again"
         ) from error
-    ids, offset, size, reason = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Hdf5Index(np.array(ids, str), np.array(offset, np.int64), np.array(size, np.int64), np.array(reason, str))
+    columns = zip(*rows, strict=True) if rows else ((),) * 6
+    types = (str, np.int64, np.int64, str, np.int32, np.int32)
+    return Hdf5Index(*(np.array(column, kind) for column, kind in zip(columns, types, strict=True)))
 
 
-def _examine(group: "h5py.h5g.GroupID", name: bytes, end: int) -> tuple[int, int, str]:
-    """Return offset, size and reason of one row of Hdf5Index; `end` is the file's size in bytes."""
+def _examine(group: "h5py.h5g.GroupID", name: bytes, end: int) -> tuple[int, int, str, int, int]:
+    """Return one row of Hdf5Index but its id; `end` is the file's size in bytes."""
     try:
-        return *_locate(group, name, end), ""
+        offset, size, height, width = _locate(group, name, end)
+        return offset, size, "", height, width
     except Refused as reason:
-        return -1, 0, str(reason)
+        return -1, 0, str(reason), 0, 0
     except DAMAGE as error:
-        return -1, 0, f"is damaged ({_one_line(error)})"
+        return -1, 0, f"is damaged ({_one_line(error)})", 0, 0
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _locate(group: "h5py.h5g.GroupID", name: bytes, end: int) -> tuple[int, int]:
-    """Return offset (-1: not in one piece) and size of a dataset whose bytes are in this very file, or raise Refused.
+def _locate(group: "h5py.h5g.GroupID", name: bytes, end: int) -> tuple[int, int, int, int]:
+    """Return offset (-1: not in one piece), size, and height and width of raw pixels (0: encoded), or raise Refused.
 
     Soft and external links, external storage and virtual datasets can name any file the user may
     read, so each is looked for before anything that would follow it.
     """
+    from h5py import h5d
+
+    dataset = own_dataset(group, name)
+    layout = dataset.get_create_plist().get_layout()
+    size, height, width = _byte_count(dataset)
+    if layout == h5d.CHUNKED:
+        if height:
+            raise Refused("is raw pixels in chunks; store them in one piece, or all images as one array")
+        _check_chunks(dataset, size)
+    if layout != h5d.CONTIGUOUS:
+        return -1, size, height, width
+    offset = dataset.get_offset()
+    if offset is None or offset + size > end:
+        raise Refused("has no data, or less than it claims")
+    return offset, size, height, width
+
+
+def own_dataset(group: "h5py.h5g.GroupID", name: bytes) -> "h5py.h5d.DatasetID":
+    """Open a dataset whose data are in this very file, or raise Refused."""
     from h5py import h5d, h5i, h5l, h5o
 
     if group.links.get_info(name).type != h5l.TYPE_HARD:
@@ -152,18 +175,9 @@ def _locate(group: "h5py.h5g.GroupID", name: bytes, end: int) -> tuple[int, int]
     if h5i.get_type(dataset) != h5i.DATASET:
         raise Refused("is not a dataset")
     properties = dataset.get_create_plist()
-    layout = properties.get_layout()
-    if layout == h5d.VIRTUAL or properties.get_external_count():
+    if properties.get_layout() == h5d.VIRTUAL or properties.get_external_count():
         raise Refused("keeps its data in another file")
-    size = _byte_count(dataset)
-    if layout == h5d.CHUNKED:
-        _check_chunks(dataset, size)
-    if layout != h5d.CONTIGUOUS:
-        return -1, size
-    offset = dataset.get_offset()
-    if offset is None or offset + size > end:
-        raise Refused("has no data, or less than it claims")
-    return offset, size
+    return dataset
 
 
 def _check_chunks(dataset: "h5py.h5d.DatasetID", size: int) -> None:
@@ -186,18 +200,27 @@ def _filters(dataset: "h5py.h5d.DatasetID") -> list[int]:
     return [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
 
 
-def _byte_count(dataset: "h5py.h5d.DatasetID") -> int:
+def _byte_count(dataset: "h5py.h5d.DatasetID") -> tuple[int, int, int]:
+    """Return size in bytes, and height and width of raw pixels [h, w, 3] (0: an encoded image)."""
     from h5py import h5t
 
     kind, space = dataset.get_type(), dataset.get_space()
+    shape = space.get_simple_extent_dims() or ()  # None where there is no value
     text = kind.get_class() == h5t.STRING and not kind.is_variable_str()
-    byte = kind.get_class() == h5t.INTEGER and kind.get_size() == 1 and kind.get_sign() == h5t.SGN_NONE
-    if not (text or byte or kind.get_class() == h5t.OPAQUE) or space.get_simple_extent_ndims() > 1:
-        raise Refused("is not bytes (a string, opaque or uint8, scalar or one-dimensional)")
+    raw = is_uint8(kind) and len(shape) == 3 and shape[2] == 3
+    if not raw and (not (text or is_uint8(kind) or kind.get_class() == h5t.OPAQUE) or len(shape) > 1):
+        raise Refused("is neither bytes (a string, opaque or uint8, scalar or one-dimensional) nor uint8 [h, w, 3]")
     size = space.get_simple_extent_npoints() * kind.get_size()
     if not 0 < size <= MAX_BYTES:
         raise Refused(size_fault(size))
-    return size
+    return size, *(shape[:2] if raw else (0, 0))
+
+
+def is_uint8(kind: "h5py.h5t.TypeID") -> bool:
+    """Return whether a type is unsigned bytes."""
+    from h5py import h5t
+
+    return kind.get_class() == h5t.INTEGER and kind.get_size() == 1 and kind.get_sign() == h5t.SGN_NONE
 
 
 def read_hdf5(path: Path, isic_id: str) -> bytes:
@@ -206,7 +229,7 @@ def read_hdf5(path: Path, isic_id: str) -> bytes:
 
     with h5py.File(path, "r") as file:
         name = isic_id.encode()
-        _, size, reason = _examine(file.id, name, path.stat().st_size)  # the file may have changed since it was indexed
+        _, size, reason, *_ = _examine(file.id, name, path.stat().st_size)  # the file may have changed since
         if reason:
             raise Refused(reason)
         try:
@@ -243,14 +266,14 @@ def _read_chunks(dataset: "h5py.h5d.DatasetID", size: int, file: RandomAccessFil
             raise Refused("has a damaged chunk")
         content = file.read(chunk.byte_offset, chunk.size)
         if packed & ~chunk.filter_mask:
-            content = _inflated(content, length)
+            content = inflated(content, length)
         if len(content) != length:
             raise Refused("has a damaged chunk")
         data[at : at + length] = content[: size - at]
     return bytes(data)
 
 
-def _inflated(content: bytes, length: int) -> bytes:
+def inflated(content: bytes, length: int) -> bytes:
     """Inflate a zlib stream. Refused unless the stream ends, since its checksum is compared only there."""
     stream = zlib.decompressobj()
     try:

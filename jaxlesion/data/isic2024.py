@@ -28,7 +28,8 @@ import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 
-from jaxlesion.data.dataset import Dataset, open_dataset
+from jaxlesion.data.dataset import Dataset
+from jaxlesion.data.open import open_dataset
 from jaxlesion.data.schema import KEYS, TRAIN_COLUMNS, is_label_side, is_number
 
 COLUMNS = [c for c in TRAIN_COLUMNS if c not in KEYS]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.schema import feature_columns
-from jaxlesion.data.tables import numbers
+from jaxlesion.data.tables import numbers, shown
 
 MAX_CATEGORIES = 100  # a text column of more is a name or a number of something; the competition's have 21 at most
 
@@ -19,6 +19,7 @@ class MetadataFeatures:
     values: np.ndarray  # float32 [n, features]
     names: list[str]  # [features]: a numeric column, or column=category
     left_out: dict[str, str]  # why a column that might have been used is not
+    as_text: dict[str, str]  # columns of numbers that are taken as categories, and which cells make them so
 
 
 def metadata_features(lesions: pd.DataFrame, training: np.ndarray) -> MetadataFeatures:
@@ -69,7 +70,18 @@ def metadata_features(lesions: pd.DataFrame, training: np.ndarray) -> MetadataFe
                 f"{column} of {lesions['isic_id'].iloc[row]} is {table[column].iloc[row]:g}, too large to be scaled; "
                 "correct it or leave it empty"
             )
-    return MetadataFeatures(values, features.get_feature_names_out().tolist(), left_out)
+    as_text = {column: why for column in categories if (why := _almost_numbers(table[column][training]))}
+    return MetadataFeatures(values, features.get_feature_names_out().tolist(), left_out, as_text)
+
+
+def _almost_numbers(cells: pd.Series) -> str:
+    """Say which cells keep a column of numbers from being one; empty for a column that is none."""
+    known = cells[cells != ""]
+    other = known[numbers(known).isna()]
+    if not 0 < len(other) < len(known) / 2:
+        return ""
+    named = ", ".join(shown(cell) for cell in other.unique()[:3])
+    return f"{len(other):,} of {len(known):,} known cells are no numbers: {named}"
 
 
 def _cells(lesions: pd.DataFrame, training: np.ndarray) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, str]]:

@@ -7,6 +7,7 @@ all within 40 bits, and 90 % of those that lost two pixels on each side are with
 
 import io
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 
 from jaxlesion.core.files import write_atomic
 from jaxlesion.core.hooks import ignore
-from jaxlesion.data.duplicates import grouped, of_each
+from jaxlesion.data.duplicates import grouped, of_each, pixel_digest
 from jaxlesion.data.sources import ImageSource
 
 SIDE = 16  # of the square of bits
@@ -50,29 +51,39 @@ def perceptual_hashes(
     return np.array(hashes, np.uint64).reshape(-1, 4)
 
 
+def both_hashes(image: np.ndarray) -> np.ndarray:
+    """Compute the perceptual hash and the pixel digest of an image, uint64 [6]: 4 and 2."""
+    return np.concatenate([perceptual_hash(image), np.frombuffer(pixel_digest(image), np.uint64)])
+
+
 def kept_hashes(
-    images: ImageSource, isic_ids: Sequence[str], path: Path, workers: int = 2, after: Callable[[int], None] = ignore
+    images: ImageSource,
+    isic_ids: Sequence[str],
+    path: Path | None,
+    workers: int = 2,
+    after: Callable[[int], None] = ignore,
 ) -> np.ndarray:
-    """Compute the perceptual hashes [n, 4] of images, and keep them in a file for the next call.
+    """Compute `both_hashes` of images, uint64 [n, 6], and keep them in a file for the next call.
 
     Args:
         images: where the bytes are.
         isic_ids: [n] of the wanted images.
-        path: of the file, which belongs to these very images; one that cannot be read or written is done without.
+        path: of the file, which belongs to these very images; one that cannot be read or written is done without. None
+            to keep nothing.
         workers: threads.
         after: called with the number of images of each chunk.
     """
-    try:
-        with np.load(path, allow_pickle=False) as kept:
+    known = pd.Series([], dtype=object)
+    if path is not None:
+        with suppress(OSError, ValueError, KeyError), np.load(path, allow_pickle=False) as kept:
             known = pd.Series(list(kept["hashes"]), kept["ids"].tolist())
-    except (OSError, ValueError, KeyError):
-        known = pd.Series([], dtype=object)
     missing = [isic_id for isic_id in isic_ids if isic_id not in known.index]
     if missing:
-        found = perceptual_hashes(images, missing, workers, after)
-        known = pd.concat([known, pd.Series(list(found), missing)])
-        _keep(path, known)
-    return np.stack(known.loc[list(isic_ids)].to_list()) if len(isic_ids) else np.empty((0, 4), np.uint64)
+        found = of_each(both_hashes, images, missing, workers, after)
+        known = pd.concat([known, pd.Series(found, missing)])
+        if path is not None:
+            _keep(path, known)
+    return np.stack(known.loc[list(isic_ids)].to_list()) if len(isic_ids) else np.empty((0, 6), np.uint64)
 
 
 def _keep(path: Path, known: pd.Series) -> None:

@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike
 from jaxlesion.core.config import MAX_FOLDS
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
-from jaxlesion.data.tables import numbers, read_table, shown
+from jaxlesion.core.hooks import ignore
+from jaxlesion.data.tables import numbers, place, read_header, read_table, shown
 
 COLUMNS = ("isic_id", "patient_id", "target", "fold", "prediction", "model")
 CHUNK = 20_000  # rows that are text at a time
 # The cells allowed, in words and as a test of float64 values.
 NUMBERS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
-    "prediction": ("in [0, 1]", lambda p: p.between(0, 1)),
+    "prediction": ("in [0, 1]", lambda p: p.between(0, 1) | p.isna()),
     "target": ("0, 1 or empty", lambda t: t.isin([0, 1]) | t.isna()),
     "fold": (f"a whole number from 0 to {MAX_FOLDS - 1}, or empty", lambda f: f.isin(range(MAX_FOLDS)) | f.isna()),
 }
@@ -104,35 +105,92 @@ def predictions_as_text(path: Path) -> Iterator[tuple[str, str]]:
             yield row["isic_id"], row["prediction"]
 
 
-def read_predictions(path: Path, metadata: pd.DataFrame | None = None) -> pd.DataFrame:
+def read_predictions(
+    path: Path,
+    truth: pd.DataFrame | None = None,
+    *,
+    allow_missing: bool = False,
+    say: Callable[[str], None] = ignore,
+) -> pd.DataFrame:
     """Read a Predictions table; columns beyond isic_id and prediction may be missing.
 
     Args:
-        path: the CSV.
-        metadata: a Lesions table that gives target and patient_id by isic_id instead.
+        path: the CSV. With `truth` also the competition's form, whose column target is the prediction.
+        truth: a Lesions table that gives target and patient_id by isic_id instead.
+        allow_missing: leave out rows without a prediction or a fold, rows that `truth` lacks, and lesions of `truth`
+            that have no row; `say` is told how many. Else they are refused.
+        say: called with sentences.
 
     Raises:
         InputError: no such file or column, a lesion twice for one model, a prediction that is not in [0, 1],
-            another cell that is wrong, or a lesion unknown to `metadata`.
+            another cell that is wrong, a target that is not that of `truth`, or rows that are missing.
     """
-    table = read_table(path, ("isic_id", "prediction"))
+    header = read_header(path)
+    submission = set(header) == {"isic_id", "target"}
+    if submission and truth is None:
+        raise InputError(
+            f"{path}: the column prediction is missing; if it is a submission, give --metadata, a table of the targets"
+        )
+    table = read_table(path, ("isic_id", "prediction"), renamed={"target": "prediction"} if submission else None)
     for column in ("patient_id", "target", "fold", "model"):
         if column not in table:
             table[column] = pd.array([None] * len(table), dtype="string")
     if (twice := table.duplicated(["isic_id", "model"])).any():
         row = int(np.flatnonzero(twice)[0])
         raise InputError(
-            f"{path}: line {row + 2}: {table['isic_id'][row]} is there twice for one model; keep one row for each"
+            f"{path}: {place(path, row)}: {table['isic_id'][row]} is there twice for one model; keep one row for each"
         )
-    if metadata is not None:
-        known = metadata.set_index("isic_id")
-        if (missing := ~table["isic_id"].isin(known.index)).any():
-            raise InputError(f"{path}: {table['isic_id'][missing].iloc[0]} is not in the metadata")
-        for column in ("target", "patient_id"):
-            table[column] = table["isic_id"].map(known[column])
     for column in NUMBERS:
         table[column] = _numbers(path, table, column)
+    table = _complete(path, table, truth, allow_missing, say)
+    if truth is not None:
+        table = _with_truth(path, table, truth)
     return table[list(COLUMNS)].astype({"target": "Int8", "fold": "Int8"})
+
+
+def _complete(
+    path: Path, table: pd.DataFrame, truth: pd.DataFrame | None, allowed: bool, say: Callable[[str], None]
+) -> pd.DataFrame:
+    """Return the rows that can be scored; refuse the others, or say how many are left out."""
+    no_prediction = table["prediction"].isna()
+    has_fold = table["fold"].notna()
+    unusable = {
+        "have no prediction": no_prediction,
+        "have no fold, and others have one": ~has_fold
+        & has_fold.groupby(table["model"], dropna=False).transform("any"),
+    }
+    counted = []
+    if truth is not None:
+        unusable["are not in the table of targets"] = ~table["isic_id"].isin(truth["isic_id"])
+        missing = truth.loc[~truth["isic_id"].isin(table["isic_id"]), "isic_id"]
+        counted.append((f"of {len(truth):,} lesions of the table of targets have no row", missing))
+    counted += [(f"of {len(table):,} rows {why}", table.loc[rows, "isic_id"]) for why, rows in unusable.items()]
+    for what, ids in counted:
+        if len(ids) and not allowed:
+            raise InputError(
+                f"{path}: {len(ids):,} {what}, {ids.iloc[0]} first; complete them, or give --allow-missing to leave "
+                "them out"
+            )
+        if len(ids):
+            say(f"{path}: {len(ids):,} {what}: left out")
+    usable = table[~np.logical_or.reduce([rows.to_numpy(bool) for rows in unusable.values()])].reset_index(drop=True)
+    if len(usable) == 0 < len(table):
+        raise InputError(f"{path}: no row of it can be scored")
+    return usable
+
+
+def _with_truth(path: Path, table: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the targets of `truth`, and its patients where it has them."""
+    known = truth.set_index("isic_id")
+    target = table["isic_id"].map(known["target"])
+    if (differs := table["target"].notna() & (table["target"] != target)).any():
+        row = int(np.flatnonzero(differs)[0])
+        raise InputError(
+            f"{path}: target of {table['isic_id'][row]} is {table['target'][row]:.0f}, and {target[row]:.0f} in the "
+            "table of targets; correct one of them"
+        )
+    patients = {"patient_id": table["isic_id"].map(known["patient_id"])} if "patient_id" in known else {}
+    return table.assign(target=target, **patients)
 
 
 def _numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
@@ -141,9 +199,8 @@ def _numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
     number = numbers(table[column])
     if (bad := ~holds(number) | (number.isna() & table[column].notna())).any():
         row = int(np.flatnonzero(bad)[0])
-        raise InputError(
-            f"{path}: line {row + 2}: {column} of {table['isic_id'][row]} is {shown(table[column][row])}, not {wanted}"
-        )
+        cell = f"{column} of {table['isic_id'][row]} is {shown(table[column][row])}"
+        raise InputError(f"{path}: {place(path, row)}: {cell}, not {wanted}")
     return number
 
 

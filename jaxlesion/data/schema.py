@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 KEYS = ("isic_id", "patient_id", "target", "fold")
+SOURCE = ("attribution", "copyright_license")
 # Known only after a biopsy, or computed from it: absent at test time, and a model that sees one sees the label. Of this
 # challenge and of other files of ISIC, HAM10000 and PAD-UFES-20.
 LABEL_SIDE_PREFIXES = ("lesion_id", "iddx", "mel_", "tbp_lv_dnn_lesion_confidence", "diagnos", "histopath", "patholog")
@@ -43,8 +44,11 @@ def is_label_side(column: str) -> bool:
 
 
 def feature_columns(columns: Iterable[str]) -> list[str]:
-    """Return the columns, or those of a table, that a model may use: no key, and nothing that leaks the label."""
-    return [c for c in columns if c not in KEYS and not is_label_side(c)]
+    """Return the columns, or those of a table, that a model may use: no key, and nothing that leaks the label.
+
+    Nor who gave an image, and under which licence: this is no property of the lesion, and names the hospital.
+    """
+    return [c for c in columns if c not in KEYS and c not in SOURCE and not is_label_side(c)]
 
 
 def valid_id(text: object) -> bool:

@@ -3,10 +3,12 @@
 Anything wrong with an image is an InputError that names it, raised only when that image is needed.
 """
 
+import hashlib
 import os
+import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Self
 
@@ -15,14 +17,17 @@ import numpy as np
 from jaxlesion.core.errors import InputError, Refused
 from jaxlesion.core.files import RandomAccessFile
 from jaxlesion.data.cache import CACHE
+from jaxlesion.data.decode import raw_image
 from jaxlesion.data.hdf5 import MAX_BYTES, kept_index, read_hdf5, size_fault
+from jaxlesion.data.hdf5_array import ArrayReader, ImageArray, find_array
+from jaxlesion.data.identity import IMAGE_SUFFIX, alike, without_suffix
 from jaxlesion.data.schema import valid_id
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+NAMED = 20  # images that a message names
 
 
 def open_images(path: Path) -> "ImageSource":
-    """Open an HDF5 file with one dataset per isic_id, or a folder of `<isic_id>.jpg` (.jpeg, .png).
+    """Open an HDF5 file of images (`Hdf5Images`), or a folder of `<isic_id>.jpg` (.png, .webp, .bmp, .tif).
 
     Raises:
         InputError: `path` is missing, unreadable, neither of the two, or holds no image.
@@ -32,7 +37,8 @@ def open_images(path: Path) -> "ImageSource":
         if path.is_dir():
             source: ImageSource = FolderImages(path)
         elif path.is_file():
-            source = Hdf5Images(path)
+            array = find_array(path)
+            source = Hdf5Images(path) if array is None else ArrayImages(path, array)
         else:
             raise InputError(
                 f"{path}: no such file or folder; give the HDF5 file of images or a folder of <isic_id>.jpg"
@@ -74,12 +80,24 @@ class ImageSource(ABC):
         return len(self.ids)
 
     def require(self, isic_ids: Iterable[str]) -> None:
-        """Raise InputError for the first of `isic_ids` that is missing or refused; reads no image."""
-        for isic_id in isic_ids:
-            if isic_id not in self:
-                raise InputError(f"{self.path}: has no image {str(isic_id)!r}; remove the row or add its image")
-            if isic_id in self._refused:
-                raise self._error(isic_id, self._refused[isic_id])
+        """Raise InputError that counts those of `isic_ids` that are missing, or else names one refused; reads none."""
+        wanted = list(isic_ids)
+        if missing := [isic_id for isic_id in wanted if isic_id not in self]:
+            raise InputError(f"{self.path}: {self._missing(missing, len(wanted))}")
+        if self._refused:
+            for isic_id in wanted:
+                if isic_id in self._refused:
+                    raise self._error(isic_id, self._refused[isic_id])
+
+    def _missing(self, missing: Sequence[str], wanted: int) -> str:
+        """Say which images are not there, and which others read like them."""
+        what = f"for {len(missing):,} of {wanted:,} rows" if len(missing) > 1 else repr(str(missing[0]))
+        if (pair := alike(self.ids, map(str, missing[:NAMED]))) is not None:
+            return f"has no image {what}: the table says {pair[0]!r}, the image is called {pair[1]!r}; write ids alike"
+        if len(missing) == 1:
+            return f"has no image {what}; remove the row or add its image"
+        named = ", ".join(repr(str(isic_id)) for isic_id in missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+        return f"has no image {what}: {named}; remove these rows or add the images"
 
     def read(self, isic_id: str) -> bytes:
         """Read the encoded bytes of one image, 1 byte to 32 MiB; InputError when missing, refused or unreadable."""
@@ -128,16 +146,31 @@ class _Files(ImageSource):
 
 
 class FolderImages(_Files):
-    """Reads a folder of `<isic_id>.jpg`, `.jpeg` or `.png`, without subfolders; links may not lead out of it."""
+    """Reads files named `<isic_id>.jpg`, `.png` and so on; links may not lead out of the folder.
 
-    def __init__(self, path: Path):
+    Args:
+        path: the folder.
+        folders: those of its subfolders that are read; None for itself.
+        deep: whether their subfolders are read too, but hidden ones.
+        rename: make an id of every name: other characters become `_`, and where files of two folders have one
+            name, the folder's is put before it. Else names that are no valid id are left out.
+    """
+
+    def __init__(self, path: Path, folders: Sequence[Path] | None = None, *, deep: bool = False, rename: bool = False):
         super().__init__(path)
         root = path.resolve()
-        with os.scandir(root) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                isic_id, suffix = os.path.splitext(entry.name)
-                if suffix.lower() in SUFFIXES and valid_id(isic_id):
-                    self._add(isic_id, entry, root)
+        found = [entry for folder in folders or [path] for entry in _image_files(str(folder.resolve()), deep)]
+        names = [os.path.splitext(entry.name)[0] for entry in found]
+        several = rename and len(set(names)) < len(names)
+        for entry, name in zip(found, names, strict=True):
+            if rename:
+                name = _made_id(f"{Path(entry.path).parent.name}_{name}" if several else name)
+            if valid_id(name):
+                self._add(name, entry, root)
+
+    def file(self, isic_id: str) -> str:
+        """Return the path of an image."""
+        return self._files[isic_id]
 
     def _add(self, isic_id: str, entry: os.DirEntry, root: Path) -> None:
         if isic_id in self._files:
@@ -147,6 +180,30 @@ class FolderImages(_Files):
         elif not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
             self._refused[isic_id] = "is not a regular file"
         self._files[isic_id] = entry.path
+
+
+def _image_files(folder: str, deep: bool) -> Iterator[os.DirEntry]:
+    """Yield what is named like an image in a folder, by name; then that of its subfolders. Links are not entered."""
+    with os.scandir(folder) as entries:
+        inside = sorted(entries, key=lambda entry: entry.name)
+    yield from (entry for entry in inside if IMAGE_SUFFIX.search(entry.name))
+    for entry in inside if deep else ():
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+            yield from _image_files(entry.path, deep)
+
+
+def holds_images(folder: Path, *, deep: bool = False) -> bool:
+    """Return whether a folder, or with `deep` one below it, has a file that is named like an image."""
+    return next(_image_files(str(folder), deep), None) is not None
+
+
+def _made_id(name: str) -> str:
+    """Make a valid id of the name of a file; names that would differ only behind the 64th character stay different."""
+    isic_id = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+    isic_id = isic_id if isic_id[:1].isalnum() else f"x{isic_id}"
+    if len(isic_id) > 64:
+        isic_id = f"{isic_id[:55]}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+    return isic_id
 
 
 class FileImages(_Files):
@@ -161,19 +218,18 @@ class FileImages(_Files):
 
 
 class Hdf5Images(ImageSource):
-    """Reads one dataset per isic_id at the root of an HDF5 file: string, opaque or uint8, scalar or one-dimensional.
+    """Reads one dataset per isic_id at the root of an HDF5 file: an encoded image, or raw pixels uint8 [h, w, 3].
 
-    No HDF5 handle outlives a call, since none may cross a fork: an image in one piece is read by its
-    offset, and for any other h5py opens the file again.
+    Encoded images are strings, opaque or uint8, scalar or one-dimensional. No HDF5 handle outlives a call, since none
+    may cross a fork: an image in one piece is read by its offset, and for any other h5py opens the file again.
     """
 
     def __init__(self, path: Path):
         super().__init__(path)
-        index = kept_index(path, CACHE)
-        self._row = {isic_id: row for row, isic_id in enumerate(index.ids.tolist())}
-        self._offset, self._size = index.offset, index.size
+        self._index = index = kept_index(path, CACHE)
+        self._row = {without_suffix(isic_id): row for row, isic_id in enumerate(index.ids.tolist())}
         for row in np.flatnonzero(index.reason != ""):
-            self._refused[str(index.ids[row])] = str(index.reason[row])
+            self._refused[without_suffix(str(index.ids[row]))] = str(index.reason[row])
         self._lock = threading.Lock()
         self._file = RandomAccessFile(path)
 
@@ -182,12 +238,39 @@ class Hdf5Images(ImageSource):
         return self._row.keys()
 
     def _bytes(self, isic_id: str) -> bytes:
-        row = self._row[isic_id]
-        offset, size = int(self._offset[row]), int(self._size[row])
-        if offset >= 0:
-            return self._file.read(offset, size)
-        with self._lock:
-            return read_hdf5(self.path, isic_id)
+        row, index = self._row[isic_id], self._index
+        offset, size = int(index.offset[row]), int(index.size[row])
+        if offset < 0:
+            with self._lock:
+                return read_hdf5(self.path, str(index.ids[row]))
+        data = self._file.read(offset, size)
+        if height := int(index.height[row]):
+            return raw_image(np.frombuffer(data, np.uint8).reshape(height, int(index.width[row]), 3))
+        return data
 
     def close(self) -> None:
         self._file.close()
+
+
+class ArrayImages(ImageSource):
+    """Reads one array uint8 [n, h, w, 3] of an HDF5 file, in one piece or in chunks, beside the ids of its images."""
+
+    def __init__(self, path: Path, array: ImageArray):
+        super().__init__(path)
+        self._row: dict[str, int] = {}
+        for row, isic_id in enumerate(array.ids):
+            if isic_id in self._row:
+                self._refused[isic_id] = "is there twice"
+            elif valid_id(isic_id):
+                self._row[isic_id] = row
+        self._reader = ArrayReader(path, array)
+
+    @property
+    def ids(self) -> Set[str]:
+        return self._row.keys()
+
+    def _bytes(self, isic_id: str) -> bytes:
+        return raw_image(self._reader.read(self._row[isic_id]))
+
+    def close(self) -> None:
+        self._reader.close()

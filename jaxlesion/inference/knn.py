@@ -17,10 +17,11 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.fields import flag, lookup
 from jaxlesion.core.hooks import SILENT, Hooks
 from jaxlesion.data.batches import Batches, open_batches
-from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset, read_table
+from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.folds import assign, subset
 from jaxlesion.data.leaks import telling_columns
 from jaxlesion.data.metadata import metadata_features
+from jaxlesion.data.open import open_dataset, open_table
 from jaxlesion.data.predictions import concatenate, predictions_table
 from jaxlesion.inference.neighbours import nearest
 from jaxlesion.inference.predictor import restore_variables
@@ -34,7 +35,10 @@ from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import data_mesh, replicated, use_cores
 
 PIXELS = 32  # side of the images that `pixels` compares: 3,072 numbers
-OF_THE_RUN = ("folds", "model", "weights", "data.image_size", "data.max_records", "data.seed")
+OF_THE_RUN = (
+    *("folds", "model", "weights", "data.image_size", "data.max_records", "data.seed"),
+    *("data.columns", "data.positive"),
+)
 
 FoldFeatures = Callable[[int], np.ndarray]  # of all rows [n, d], for the fold that is held out
 
@@ -93,7 +97,7 @@ def knn_predictions(options: KnnOptions, hooks: Hooks = SILENT) -> dict[int, pd.
     """
     if not options.k or min(options.k) < 1:
         raise InputError(f"--k must be at least 1, not {' '.join(map(str, options.k)) or 'nothing'}")
-    searched = _open(options)
+    searched = _open(options, hooks.say)
     features = _features(options.features, searched, hooks)
     lesions = searched.lesions
     target, of_fold = lesions["target"].to_numpy(), lesions["fold"].to_numpy()
@@ -114,15 +118,17 @@ def model_name(options: KnnOptions, k: int) -> str:
     return f"knn-{options.features}-k{k}"
 
 
-def _open(options: KnnOptions) -> _Searched:
+def _open(options: KnnOptions, say: Callable[[str], None]) -> _Searched:
     if options.run is None:
         if options.data_dir is None:
             raise InputError("give --data-dir, the folder with train-metadata.csv, or --run, the folder of a run")
         folds = dataclasses.replace(options.folds, group=None) if options.folds.file else options.folds
         shared = {"fold": options.fold, "weights": options.weights, "data": options.data, "model": options.model}
         configuration.check(training := TrainConfig(**shared, folds=folds))
-        dataset = None if options.features == "metadata" else open_dataset(options.data_dir)
-        table = read_table(options.data_dir) if dataset is None else dataset.lesions
+        opened = (open_table if options.features == "metadata" else open_dataset)(
+            options.data_dir, layout=options.data, say=say
+        )
+        dataset, table = (None, opened) if isinstance(opened, pd.DataFrame) else (opened, opened.lesions)
         lesions = assign(subset(table, training.data.max_records, training.data.seed), training.folds)
         return _Searched(training, None, dataset, lesions)
     for name in OF_THE_RUN:
@@ -132,7 +138,7 @@ def _open(options: KnnOptions) -> _Searched:
     own = {name: lookup(run.config, name) for name in OF_THE_RUN}
     training = fields.replace(TrainConfig(fold=options.fold, data=options.data), own)
     configuration.check(training)
-    return _Searched(training, run, *run.open_data(options.data_dir))
+    return _Searched(training, run, *run.open_data(options.data_dir, options.data.table))
 
 
 def _features(kind: str, searched: _Searched, hooks: Hooks) -> FoldFeatures:
@@ -149,6 +155,8 @@ def _metadata(lesions: pd.DataFrame, fold: int, hooks: Hooks) -> np.ndarray:
     found = metadata_features(lesions, lesions["fold"].to_numpy() != fold)
     left_out = "".join(f", without {column} ({reason})" for column, reason in found.left_out.items())
     hooks.say(f"fold {fold}: {len(found.names)} features of the metadata{left_out}")
+    for column, why in found.as_text.items():
+        hooks.say(f"fold {fold}: {column} is taken as text, a category for each value: {why}; correct or empty these")
     for column, area in telling_columns(lesions[lesions["fold"] != fold]).items():
         hooks.say(f"fold {fold}: {column} alone tells the label (ROC AUC {area:.4f}): was it known before the biopsy?")
     return found.values

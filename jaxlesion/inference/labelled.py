@@ -1,24 +1,29 @@
 """Predictions whose targets are known, to evaluate: from a CSV, or made by the checkpoints of a run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from jaxlesion.core.config import Layout
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.hooks import Meter
+from jaxlesion.core.hooks import Meter, ignore
 from jaxlesion.data.batches import open_batches
-from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
+from jaxlesion.data.dataset import Dataset, fingerprint
+from jaxlesion.data.folds import refuse_alike
+from jaxlesion.data.identity import alike
 from jaxlesion.data.lesions import read_lesions
+from jaxlesion.data.open import open_dataset, open_table
 from jaxlesion.data.predictions import as_written, concatenate, read_predictions
 from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation import subgroups
 from jaxlesion.evaluation.calibration import Calibration
 from jaxlesion.evaluation.clinic import Probabilities
 from jaxlesion.evaluation.summary import PRIOR_NOTE, rows_of_run
+from jaxlesion.inference.overlap import Overlap
 from jaxlesion.inference.predictor import data_config, predict_ensemble, predict_out_of_fold
 from jaxlesion.runs.store import Run
 
@@ -34,9 +39,15 @@ class LabelledOptions:
     predictions: Path | None = None
     """CSV with isic_id and prediction, and target unless --metadata gives it."""
     metadata: Path | None = None
-    """With --predictions: CSV that gives target and patient_id by isic_id [default: that of --data-dir, if given]."""
+    """With --predictions: table that gives target, and patient_id if it has it, by isic_id [default: that of
+    --data-dir, if given]."""
     data_dir: Path | None = None
     """With --run: where its data lies now, or another labelled set, which the mean of the folds predicts."""
+    data: Layout = field(default_factory=Layout)
+    allow_missing: bool = False
+    """Score the rows that have prediction, fold and target, and say how many others are left out."""
+    ids_as_is: bool = False
+    """Take patient ids that differ only by case, by .0 or by characters that look alike as different patients."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint predicts. best was chosen on rows that it is scored on."""
     batch_size: int | None = None
@@ -73,22 +84,25 @@ def open_labelled(options: LabelledOptions, *, metadata: bool, progress: type[Me
     """
     if options.run is not None:
         return _from_run(options, Run.open(options.run), progress)
-    table = read_labelled(options, options.predictions)
+    notes: list[str] = []
+    table = read_labelled(options, options.predictions, notes.append)
     lesions = _metadata(options) if metadata else None
     probabilities = Probabilities(table["prediction"].to_numpy(np.float64))
-    return Labelled(table, lesions, {"all rows": table}, options.predictions.name, [], probabilities)
+    return Labelled(table, lesions, {"all rows": table}, options.predictions.name, notes, probabilities)
 
 
-def read_labelled(options: LabelledOptions, path: Path) -> pd.DataFrame:
+def read_labelled(options: LabelledOptions, path: Path, say: Callable[[str], None] = ignore) -> pd.DataFrame:
     """Read a Predictions table whose targets are all known.
 
     Raises:
-        InputError: a lesion has no target, or whatever else is wrong with the files.
+        InputError: a lesion has no target, two patients read alike, or whatever else is wrong with the files.
     """
-    table = read_predictions(path, _metadata(options))
+    table = read_predictions(path, _metadata(options, say), allow_missing=options.allow_missing, say=say)
     if (unknown := table["target"].isna()).any():
         first = table["isic_id"][unknown].iloc[0]
         raise InputError(f"{path}: {first} has no target; give --metadata a CSV that has them")
+    if not options.ids_as_is:
+        refuse_alike(table["patient_id"], "patient_id", "give --ids-as-is")
     return table
 
 
@@ -101,6 +115,14 @@ def is_external(run: Run, dataset: Dataset) -> bool:
     trained = run.folds_table()
     if dataset.lesions["isic_id"].isin(trained["isic_id"]).any():
         return False  # the run's own data; if not, its hashes differ
+    if "patient_id" not in dataset.lesions:
+        return True
+    ours = trained["patient_id"].dropna().unique()
+    if (pair := alike(dataset.lesions["patient_id"].dropna().unique(), ours)) is not None:
+        raise InputError(
+            f"{dataset.metadata}: patient {pair[1]!r} reads like {pair[0]!r}, whom {run.folder} was trained on: remove "
+            "the patient's rows, or rename who is another"
+        )
     if (shared := dataset.lesions["patient_id"].isin(trained["patient_id"])).any():
         first = dataset.lesions["patient_id"][shared].iloc[0]
         raise InputError(
@@ -110,21 +132,32 @@ def is_external(run: Run, dataset: Dataset) -> bool:
     return True
 
 
-def _metadata(options: LabelledOptions) -> pd.DataFrame | None:
-    labels = options.metadata or (options.data_dir and options.data_dir / "train-metadata.csv")
-    return None if labels is None else read_lesions(labels, columns=(*KEYS, *subgroups.COLUMNS))
+def _metadata(options: LabelledOptions, say: Callable[[str], None] = ignore) -> pd.DataFrame | None:
+    columns = (*KEYS, *subgroups.COLUMNS)
+    if options.metadata is not None:
+        return read_lesions(options.metadata, columns=columns, layout=options.data, say=say)
+    if options.data_dir is None and options.data.table is None:
+        return None
+    return open_table(options.data_dir or options.data.table.parent, layout=options.data, columns=columns, say=say)
 
 
 def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labelled:
-    dataset = open_dataset(options.data_dir or run.config.data_dir, columns=(*KEYS, *subgroups.COLUMNS))
+    notes: list[str] = []
+    layout = run.layout(options.data.table) if options.data_dir is None else options.data
+    dataset = open_dataset(
+        options.data_dir or run.config.data_dir, layout=layout, columns=(*KEYS, *subgroups.COLUMNS), say=notes.append
+    )
     digests = fingerprint(dataset)
     config = data_config(run, options.batch_size)
-    notes = [PRIOR_NOTE] + ([BEST_NOTE] if options.checkpoint == "best" else [])
+    notes += [PRIOR_NOTE] + ([BEST_NOTE] if options.checkpoint == "best" else [])
     if options.data_dir is not None and is_external(run, dataset):
         batches = open_batches(config, dataset.lesions, dataset, digests["images"])
+        overlap = Overlap(run, dataset.lesions["isic_id"].tolist())
+        batches.watch = overlap.watch
         found = predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress)
         table = _as_written(found.table)
-        notes.append(f"external set, no lesion of it was trained on: {table['model'].iloc[0]}")
+        notes.append(f"external set, none of its ids was trained on: {table['model'].iloc[0]}")
+        notes += overlap.ids_note() + overlap.pixels_note()
         probabilities, said = _calibrated(run, lambda calibration: calibration.new_rows(found.each, found.models))
         return Labelled(table, dataset.lesions, {"all rows": table}, "external", notes + said, probabilities)
     run.check_data(digests)

@@ -14,6 +14,7 @@ from jaxlesion.data.cache import CACHE, ImageCache
 from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.predictions import predictions_as_text, write_submission
 from jaxlesion.data.sources import FileImages
+from jaxlesion.inference.overlap import Overlap
 from jaxlesion.inference.predictor import Ensemble, Which, data_config
 from jaxlesion.inference.shards import Part, Shards
 from jaxlesion.learning.loop import decode_ahead
@@ -83,6 +84,10 @@ def predict_dataset(
     batches = Batches(dataset.images, ids, None, data_config(run, options.batch_size))
     ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated)
     images = fingerprint(dataset, sound=True)  # before a folder of shards is made
+    overlap = Overlap(run, ids)
+    for note in overlap.ids_note():
+        hooks.say(note)
+    batches.watch = overlap.watch
     if options.cache:
         batches.cache = ImageCache(CACHE, images["images"], ids, batches.config.image_size)
     shards = _open_shards(run, ensemble, out, ids, images, options)
@@ -96,6 +101,8 @@ def predict_dataset(
         for shard in missing:
             rows = shards.rows(shard)
             shards.write(shard, ensemble.predict(lesions.iloc[rows], rows, meter.advance))
+    for note in overlap.pixels_note():
+        hooks.say(note)
     rate = f" ({meter.rate:,.0f} img/s)" if meter.rate else ""
     if not shards.merge():
         left = f"{len(shards.missing())} of {len(shards)} shards are missing"

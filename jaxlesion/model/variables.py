@@ -43,6 +43,11 @@ def abstract_variables(model: nn.Module) -> Variables:
 
 
 def normalise(images: jax.Array, variant: Any) -> jax.Array:
-    """Scale uint8 [b, h, w, 3] to the float32 that the variant's weights were trained on: (x / 255 - mean) / std."""
+    """Scale pixels [b, h, w, 3] of 0 to 255 to what the variant's weights were trained on: (x / 255 - mean) / std.
+
+    Args:
+        images: uint8 or, from augmentation inside a step, float32.
+        variant: gives mean and std, per channel.
+    """
     mean, std = jnp.asarray(variant.mean, jnp.float32), jnp.asarray(variant.std, jnp.float32)
     return (images.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]

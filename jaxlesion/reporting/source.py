@@ -56,12 +56,13 @@ class Source:
         return not np.isnan(self.chosen).any()
 
 
-def read_source(folder: Path, data_dir: Path | None, options: EvalOptions) -> Source:
+def read_source(folder: Path, data_dir: Path | None, table: Path | None, options: EvalOptions) -> Source:
     """Open a run with its data, and compute the metrics of its out-of-fold predictions.
 
     Args:
         folder: of the run.
         data_dir: where its data lies now; None for where it lay in training.
+        table: likewise of a table that was named.
         options: of the evaluation.
 
     Raises:
@@ -69,11 +70,11 @@ def read_source(folder: Path, data_dir: Path | None, options: EvalOptions) -> So
     """
     run = Run.open(folder)
     finished_folds(run)
-    dataset, lesions = run.open_data(data_dir)
-    table = held_out(run, lesions)
-    columns = (table[name].to_numpy(np.float64) for name in ("target", "prediction", "fold"))
-    summary = without_uncorrected(summarise_run(run.config, lesions, table, options), run.config)
-    return Source(run, dataset, lesions, table, summary, on_other_folds(*columns))
+    dataset, lesions = run.open_data(data_dir, table)
+    held = held_out(run, lesions)
+    columns = (held[name].to_numpy(np.float64) for name in ("target", "prediction", "fold"))
+    summary = without_uncorrected(summarise_run(run.config, lesions, held, options), run.config)
+    return Source(run, dataset, lesions, held, summary, on_other_folds(*columns))
 
 
 def held_out(run: Run, lesions: pd.DataFrame) -> pd.DataFrame:

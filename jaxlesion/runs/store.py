@@ -4,22 +4,24 @@ import dataclasses
 import json
 import platform
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import pandas as pd
 
 from jaxlesion.core import config as configuration
 from jaxlesion.core import fields
-from jaxlesion.core.config import TrainConfig
+from jaxlesion.core.config import Layout, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import LEFT_OVER, remove_left_over, without_nan, write_atomic
-from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
+from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.folds import training_rows
+from jaxlesion.data.open import open_dataset
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
 from jaxlesion.data.tables import read_table
 from jaxlesion.evaluation import calibration
@@ -32,6 +34,7 @@ PACKAGES = (
 
 
 LOCK = "lock"
+PIXELS = "pixels.csv"
 BEGUN = {LOCK, "manifest.json", "folds.csv"}  # what is in the folder of a run before it is one
 
 
@@ -173,12 +176,13 @@ class Run:
                 raise InputError(f"{self.folder} was trained on other {name} ({both}): give the very same files")
 
     def open_data(
-        self, data_dir: Path | None = None, columns: Collection[str] | None = None
+        self, data_dir: Path | None = None, table: Path | None = None, columns: Collection[str] | None = None
     ) -> tuple[Dataset, pd.DataFrame]:
         """Open the data that the run was trained on, and check that it is the very same.
 
         Args:
             data_dir: where it lies now [default: where it lay in training].
+            table: likewise of a table that was named.
             columns: see `open_dataset`.
 
         Returns:
@@ -187,9 +191,14 @@ class Run:
         Raises:
             InputError: whatever is wrong with the files, or they are not those that the run was trained on.
         """
-        dataset = open_dataset(data_dir or self.config.data_dir, columns=columns)
+        dataset = open_dataset(data_dir or self.config.data_dir, layout=self.layout(table), columns=columns)
         self.check_data(fingerprint(dataset))
         return dataset, self.lesions(dataset)
+
+    def layout(self, table: Path | None = None) -> Layout:
+        """Return how the run's table is read; `table` is where it lies now, where one was named."""
+        own = self.config.data
+        return Layout(table or own.table, own.columns, own.positive)
 
     def lesions(self, dataset: Dataset) -> pd.DataFrame:
         """Return the run's lesions with their folds, in the order of training.
@@ -202,7 +211,10 @@ class Run:
         if (rows < 0).any():
             first = folds["isic_id"][rows < 0].iloc[0]
             raise InputError(f"{dataset.metadata}: lacks {first}, which {self.folder} was trained with")
-        return dataset.lesions.iloc[rows].reset_index(drop=True).assign(fold=folds["fold"].to_numpy())
+        own = {"fold": folds["fold"].to_numpy()}
+        if "patient_id" not in dataset.lesions:  # not known: every lesion is one of its own
+            own["patient_id"] = folds["patient_id"].to_numpy()
+        return dataset.lesions.iloc[rows].reset_index(drop=True).assign(**own)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -214,6 +226,30 @@ class Run:
     def folds_table(self) -> pd.DataFrame:
         """Read isic_id, patient_id, target and fold of every row of the run, in the order of training."""
         return read_table(self.folder / "folds.csv", ("isic_id", "patient_id", "target", "fold"))
+
+    def trained_rows(self) -> pd.DataFrame:
+        """Return the rows of `folds_table` that some finished fold was trained on."""
+        lesions = self.folds_table()
+        config = self.config
+        rows = [training_rows(lesions, fold, config.sampling, config.data.seed) for fold in self.finished_folds()]
+        return lesions.iloc[np.unique(np.concatenate(rows))]
+
+    def write_pixels(self, digests: Mapping[str, bytes]) -> None:
+        """Write the digests of the images' pixels by isic_id, to recognise them under other ids."""
+        rows = "".join(f"{isic_id},{digest.hex()}\n" for isic_id, digest in digests.items())
+        write_atomic(self.folder / PIXELS, f"isic_id,digest\n{rows}")
+
+    def trained_pixels(self) -> set[bytes]:
+        """Read the digests that `write_pixels` wrote, of `trained_rows`; none where an earlier version made the run."""
+        path = self.folder / PIXELS
+        if not path.is_file():
+            return set()
+        table = read_table(path, ("isic_id", "digest"))
+        trained = table["isic_id"].isin(self.trained_rows()["isic_id"])
+        try:
+            return {bytes.fromhex(str(digest)) for digest in table["digest"][trained]}
+        except ValueError:
+            raise InputError(f"{path}: holds something else than digests; put back what training wrote") from None
 
     def finished_folds(self) -> list[int]:
         """Return the folds that have predictions, ascending."""

@@ -17,9 +17,10 @@ from jaxlesion.core.files import sha256
 from jaxlesion.core.hooks import SILENT, Hooks, ignore
 from jaxlesion.data.batches import Batches, open_batches, steps_per_epoch
 from jaxlesion.data.cache import CACHE
-from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
+from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.folds import assign, describe, subset, training_rows, validation_rows
-from jaxlesion.data.near import across_folds, kept_hashes, perceptual_hashes
+from jaxlesion.data.near import across_folds, kept_hashes
+from jaxlesion.data.open import open_dataset
 from jaxlesion.data.schema import KEYS
 from jaxlesion.model.registry import build_model, find_backbone
 from jaxlesion.model.weights import find_weights, read_variables
@@ -56,7 +57,8 @@ def begin(config: TrainConfig, hooks: Hooks = SILENT) -> OpenRun:
     find_backbone(config.model.variant)
     with in_turn():
         weights = find_weights(config.weights, config.model.variant)
-    dataset = open_dataset(config.data_dir, columns=(*KEYS, config.folds.group))
+    columns = (*KEYS, config.folds.group)
+    dataset = open_dataset(config.data_dir, layout=config.data, columns=columns, say=hooks.say)
     if dataset.unused_images:
         hooks.say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
     run, lesions = open_run(config, dataset, weights, hooks)
@@ -76,6 +78,8 @@ def locate(config: TrainConfig, say: Callable[[str], None] = ignore) -> TrainCon
         say(f"No --data-dir: training on drawn demo lesions. {DEMO_NOTE}")
         changes["data_dir"] = write_demo(Path("ckpt") / "demo-data")
     config = fields.replace(config, changes)
+    if config.data.table is not None:
+        config = fields.replace(config, {"data.table": config.data.table.resolve()})
     return fields.replace(config, {"data_dir": config.data_dir.resolve()})
 
 
@@ -140,30 +144,35 @@ def _create(
     source = {"name": config.weights, "sha256": weights_sha}
     manifest = make_manifest(data, len(lesions), source, [str(d.device_kind) for d in jax.devices()])
     kept = fields.replace(config, {"distributed": DistributedConfig()})  # the next start may be another
-    near = _near_duplicates(config, dataset, lesions, data["images"], hooks)
-    Run.create(config.run_dir, kept, lesions, manifest | {"near_duplicates": near})
+    some = sampled_rows(config, lesions)
+    hashes = _hashes(config, dataset, some["isic_id"].tolist(), data["images"], hooks)
+    near = _near_duplicates(config, some, hashes[:, :4], hooks)
+    run = Run.create(config.run_dir, kept, lesions, manifest | {"near_duplicates": near})
+    run.write_pixels(dict(zip(some["isic_id"], map(bytes, hashes[:, 4:]), strict=True)))
     hooks.say(f"a new run: {config.run_dir}")
     for line in describe(lesions, config.folds):
         hooks.say(line)
 
 
-def _near_duplicates(
-    config: TrainConfig, dataset: Dataset, lesions: pd.DataFrame, digest: str, hooks: Hooks
-) -> dict[str, int]:
-    """Count the sampled images that look like one of another fold, and say which is the first."""
+def sampled_rows(config: TrainConfig, lesions: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that some fold would train on or score during training."""
     samples = [
         rows(lesions, fold, config.sampling, config.data.seed)
-        for fold in choose_folds(config.fold, np.unique(lesions["fold"]).tolist())
+        for fold in np.unique(lesions["fold"]).tolist()
         for rows in (training_rows, validation_rows)
     ]
-    some = lesions.iloc[np.unique(np.concatenate(samples))].reset_index(drop=True)
-    path = CACHE / f"{digest[:24]}.phash.npz"
-    with hooks.progress("looking for near-duplicates", len(some)) as meter:
-        ids = some["isic_id"].tolist()
-        if config.data.cache:
-            hashes = kept_hashes(dataset.images, ids, path, config.data.workers, meter.advance)
-        else:
-            hashes = perceptual_hashes(dataset.images, ids, config.data.workers, meter.advance)
+    return lesions.iloc[np.unique(np.concatenate(samples))].reset_index(drop=True)
+
+
+def _hashes(config: TrainConfig, dataset: Dataset, ids: list[str], digest: str, hooks: Hooks) -> np.ndarray:
+    """Return the perceptual hash and the pixel digest of images, uint64 [n, 6], from a file where it is kept."""
+    path = CACHE / f"{digest[:24]}.hashes.npz" if config.data.cache else None
+    with hooks.progress("looking for near-duplicates", len(ids)) as meter:
+        return kept_hashes(dataset.images, ids, path, config.data.workers, meter.advance)
+
+
+def _near_duplicates(config: TrainConfig, some: pd.DataFrame, hashes: np.ndarray, hooks: Hooks) -> dict[str, int]:
+    """Count the sampled images that look like one of another fold, and say which is the first."""
     table = across_folds(some, hashes)
     if len(table):
         first = table[table["group"] == table["group"].iloc[0]].drop_duplicates("fold")

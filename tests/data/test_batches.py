@@ -4,7 +4,7 @@ import pytest
 from jaxlesion.core.config import RECIPES, DataConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.batches import Batches, epoch_order, steps_per_epoch
-from jaxlesion.data.dataset import open_dataset
+from jaxlesion.data.open import open_dataset
 
 
 @pytest.fixture(scope="module")

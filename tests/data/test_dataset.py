@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.dataset import fingerprint, open_dataset
+from jaxlesion.data.dataset import fingerprint
+from jaxlesion.data.open import open_dataset
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_the_test_split_needs_the_id_alone(hdf5):
     dataset = open_dataset(hdf5, "test")
     assert list(dataset.lesions) == ["isic_id"]
     assert dataset.lesions["isic_id"].tolist() == ids.tolist()
-    refused(lambda: open_dataset(hdf5, "test", labelled=True), "patient_id is missing")
+    refused(lambda: open_dataset(hdf5, "test", labelled=True), "target is missing")
 
 
 def test_training_needs_labels_unless_told(hdf5):

@@ -15,9 +15,10 @@ import tensorflow_datasets as tfds
 import jaxlesion.data.isic2024
 from jaxlesion.core.config import FoldsConfig
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
+from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.decode import decode
 from jaxlesion.data.folds import assign
+from jaxlesion.data.open import open_dataset
 from jaxlesion.data.schema import is_label_side
 
 VERSION = Path("isic2024") / "1.0.0"

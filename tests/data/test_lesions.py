@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.lesions import read_lesions
-from jaxlesion.data.schema import feature_columns, is_label_side
+from jaxlesion.data.schema import feature_columns, is_label_side, is_number
 from jaxlesion.data.tables import MAX_COLUMNS, MAX_HEADER, read_table, shown
 
 HEADER = "isic_id,target,patient_id"
@@ -126,7 +126,8 @@ def test_only_the_wanted_columns_are_read(read):
 )
 def test_the_labels_side_is_marked_kept_and_never_a_feature(read, column):
     assert is_label_side(column)
-    table = read(f"{HEADER},age,{column}\na,0,p,30,x\nb,1,q,40,\n")
+    cell = 1 if is_number(column) else "x"
+    table = read(f"{HEADER},age,{column}\na,0,p,30,{cell}\nb,1,q,40,\n")
     assert column in table
     assert feature_columns(table) == ["age"]
 
@@ -159,8 +160,9 @@ def test_the_columns_of_the_demo(demo):
         ("\ufeff", ["empty"]),
         (HEADER, ["no row"]),
         (f"{HEADER}\n", ["no row"]),
-        ("isic_id,target\na,0\n", ["patient_id is missing", "isic_id, target"]),
-        ("isic_id;target;patient_id\na;0;p\n", ["isic_id is missing", "isic_id;target;patient_id"]),
+        ("isic_id,patient_id\na,p\n", ["target is missing", "isic_id, patient_id"]),
+        ("isic_id;target;patient_id\na;0;p\n", ["isic_id is missing", "separated by ';'"]),
+        ("ISIC_ID,target,patient_id\na,0,p\n", ["isic_id is missing", "there is ISIC_ID; rename it"]),
         ('"a\nb",target,patient_id\na,0,p\n', ["isic_id is missing"]),
         (f"{HEADER},target\na,0,p,1\n", ["target is there 2 times"]),
         (f"isic_id,{HEADER}\na,a,0,p\n", ["isic_id is there 2 times"]),
@@ -177,18 +179,24 @@ def test_the_columns_of_the_demo(demo):
         (f"{HEADER}\na,0,p\nb,2,q\n", ["line 3", "target of b is '2'"]),
         (f"{HEADER}\na,0.5,p\nb,1,q\n", ["line 2", "target of a is '0.5'"]),
         (f"{HEADER}\na,0,p\nb,,q\n", ["line 3", "target of b is empty"]),
-        (f"{HEADER}\na,0,p\nb,benign,q\n", ["line 3", "target of b is 'benign'"]),
+        (f"{HEADER}\na,0,p\nb,naevus,q\n", ["line 3", "target of b is 'naevus'", "--data.positive"]),
+        (f"{HEADER}\n\na,0,p\n  \nb,2,q\n", ["line 5", "target of b is '2'"]),
+        (f'{HEADER},note\na,0,p,"two\nlines"\nb,2,q,\n', ["line 4", "target of b is '2'"]),
+        (f'{HEADER},tbp_lv_A\na,0,p,3.2\nb,1,q,"3,2"\n', ["line 3", "tbp_lv_A of b is '3,2'", "not a number"]),
+        (f"{HEADER},age_approx\na,0,p,50\nb,1,q,unknown\n", ["line 3", "age_approx of b is 'unknown'"]),
+        (f"{HEADER},clin_size_long_diam_mm\na,0,p,3.2 mm\nb,1,q,4 mm\n", ["line 2", "(nor are 1 more)"]),
+        (b"PK\x03\x04" + bytes(90), ["Excel", "save it as CSV"]),
         (f"{HEADER}\na,-1,p\n", ["line 2", "target of a is '-1'"]),
         (f"{HEADER}\na,inf,p\n", ["line 2", "target of a"]),
         (f"{HEADER}\na,{'9' * 400},p\n", ["line 2", "target of a"]),
-        (f"{HEADER}\na,0,p\n".encode("utf-16"), ["not a readable CSV"]),
+        (f"{HEADER}\na,0,p\n".encode("utf-16"), ["UTF-16", "save it as CSV in UTF-8"]),
         (b"\0" * 1000, ["isic_id is missing"]),
-        (b"\x89HDF\r\n\x1a\n" + bytes(range(256)), ["not a readable CSV"]),
+        (b"\x89HDF\r\n\x1a\n" + bytes(range(256)), ["an HDF5 file"]),
         (f"{HEADER},{'x' * 200_000}\na,0,p,1\n", ["not a readable CSV"]),
         (f"{HEADER}{',x' * MAX_HEADER}", ["first line of over"]),
         ("x" * 2 * MAX_HEADER, ["first line of over"]),
         (f'"{"x" * 100}\n{"x" * 2 * MAX_HEADER}', ["not a readable CSV"]),
-        (f"{HEADER}\na,0,p\nb,1,\xe9\n".encode("latin-1"), ["not a readable CSV", "utf-8"]),
+        (f"{HEADER}\na,0,p\nb,1,\xe9\n".encode("latin-1"), ["is not UTF-8", "save it as CSV in UTF-8"]),
         (f"{HEADER}\na,0,p\nb,1,=1+1\n", ["line 3", "patient_id '=1+1'", "formula"]),
         (f"{HEADER}\na,0,+1\nb,1,q\n", ["line 2", "patient_id '+1'", "formula"]),
         (f"{HEADER}\na,0,-1\nb,1,q\n", ["line 2", "patient_id '-1'", "formula"]),

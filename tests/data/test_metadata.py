@@ -25,7 +25,7 @@ def test_numbers_are_filled_in_and_scaled_and_texts_are_one_hot(demo):
     filled = lesions[numeric].fillna(lesions.loc[training, numeric].median())
     scaled = (filled - filled[training].mean()) / filled[training].std(ddof=0)
     np.testing.assert_allclose(found[numeric], scaled, rtol=1e-5, atol=1e-6)
-    for column in ("tbp_lv_location", "attribution"):
+    for column in ("tbp_lv_location", "tbp_tile_type"):
         for category in lesions.loc[training, column].unique():
             np.testing.assert_array_equal(found[f"{column}={category}"], lesions[column] == category)
 
@@ -35,9 +35,15 @@ def test_no_key_nothing_of_the_diagnosis_and_nothing_constant_is_a_feature(demo)
     ours = metadata_features(lesions, np.ones(len(lesions), bool))
     used = {name.split("=")[0] for name in ours.names}
     assert {"sex", "age_approx"} < used
-    assert used.isdisjoint({"isic_id", "patient_id", "target", "fold", "iddx_1", "tbp_lv_dnn_lesion_confidence"})
+    assert used.isdisjoint({"isic_id", "patient_id", "target", "fold", "iddx_1", "attribution", "copyright_license"})
     assert not any(map(is_label_side, used))
-    assert ours.left_out["copyright_license"] == "the same in every training row"
+    assert ours.left_out["image_type"] == "the same in every training row"
+
+
+def test_a_column_of_numbers_with_some_text_is_named():
+    lesions = table(size=["1", "2", "unknown", "4", None, "6"], site=["arm", "leg", "3", "leg", "arm", "arm"])
+    ours = metadata_features(lesions, np.ones(6, bool))
+    assert ours.as_text == {"size": "1 of 5 known cells are no numbers: 'unknown'"}
 
 
 def test_only_training_rows_decide():

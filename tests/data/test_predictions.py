@@ -22,9 +22,9 @@ THREE = np.array([0.25, 0.5, 1.0])
 def read(tmp_path):
     """Return a function that reads predictions from text."""
 
-    def read(text: str, metadata: pd.DataFrame | None = None) -> pd.DataFrame:
+    def read(text: str, truth: pd.DataFrame | None = None, **options) -> pd.DataFrame:
         (tmp_path / "oof.csv").write_text(text)
-        return read_predictions(tmp_path / "oof.csv", metadata)
+        return read_predictions(tmp_path / "oof.csv", truth, **options)
 
     return read
 
@@ -94,10 +94,37 @@ def test_two_columns_are_enough_and_the_rest_is_unknown(read):
 
 
 def test_metadata_gives_targets_and_patients_by_id(read):
-    table = read("isic_id,prediction,target\nISIC_1,0.5,0\nISIC_3,0.25,\n", LESIONS)
+    some = {"truth": LESIONS, "allow_missing": True}
+    table = read("isic_id,prediction,target\nISIC_1,0.5,1\nISIC_3,0.25,\n", **some)
     assert table["target"].tolist() == [1, 0]
     assert table["patient_id"].tolist() == ["12", "0012"]
-    refused(lambda: read("isic_id,prediction\nISIC_1,0.5\nISIC_9,0.5\n", LESIONS), "oof.csv", "ISIC_9")
+    refused(lambda: read("isic_id,prediction,target\nISIC_1,0.5,0\n", **some), "target of ISIC_1 is 0")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("isic_id,prediction\nISIC_1,0.5\nISIC_2,0.5\n", "1 of 3 lesions of the table of targets have no row, ISIC_3"),
+        ("isic_id,prediction\nISIC_1,0.5\nISIC_2,0.5\nISIC_3,1\nISIC_9,0\n", "1 of 4 rows are not in the table of"),
+        ("isic_id,prediction\nISIC_1,0.5\nISIC_2,0.5\nISIC_3,\n", "1 of 3 rows have no prediction, ISIC_3 first"),
+        ("isic_id,prediction,fold\nISIC_1,0.5,0\nISIC_2,0.5,\nISIC_3,1,1\n", "1 of 3 rows have no fold, and others"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_counted(read, text, what):
+    refused(lambda: read(text, LESIONS), "oof.csv", what, "--allow-missing")
+    said = []
+    table = read(text, LESIONS, allow_missing=True, say=said.append)
+    assert len(said) == 1
+    assert "left out" in said[0]
+    assert len(table) == (3 if "ISIC_9" in text else 2)
+
+
+def test_a_submission_is_scored_with_a_table_of_targets(read):
+    text = "isic_id,target\nISIC_1,0.9\nISIC_2,0.1\nISIC_3,0.2\n"
+    table = read(text, LESIONS[["isic_id", "target"]])
+    assert table["prediction"].tolist() == [0.9, 0.1, 0.2]
+    assert table["target"].tolist() == LESIONS.set_index("isic_id")["target"][["ISIC_1", "ISIC_2", "ISIC_3"]].tolist()
+    refused(lambda: read(text), "prediction is missing", "submission", "--metadata")
 
 
 def test_a_lesion_may_stand_once_for_each_model(read):
@@ -106,7 +133,7 @@ def test_a_lesion_may_stand_once_for_each_model(read):
     refused(lambda: read("isic_id,prediction\na,0.5\nb,0.5\na,0.5\n"), "line 4", "a is there twice")
 
 
-@pytest.mark.parametrize("value", ["1.0000001", "-1e-9", "", "nan", "inf", "0,5", "malignant", "9" * 400])
+@pytest.mark.parametrize("value", ["1.0000001", "-1e-9", "inf", "0,5", "malignant", "9" * 400])
 def test_a_prediction_outside_0_to_1(read, value):
     refused(lambda: read(f'isic_id,prediction\na,0.5\nb,"{value}"\n'), "oof.csv", "line 3", "prediction of b", "[0, 1]")
 

@@ -1,5 +1,6 @@
 """Real crops are read intact; misleading names, links and headers are refused by name."""
 
+import io
 import os
 import random
 import struct
@@ -11,10 +12,12 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.decode import MAX_PIXELS, MAX_PIXELS_IN_SCANS, MAX_SCANS, check, decode, resize
+from jaxlesion.data.decode import check, decode, raw_image, resize
 from jaxlesion.data.hdf5 import MAX_BYTES
+from jaxlesion.data.headers import MAX_PIXELS, MAX_PIXELS_IN_SCANS, MAX_SCANS
 from jaxlesion.data.schema import valid_id
 from jaxlesion.data.sources import open_images
 
@@ -303,14 +306,56 @@ def test_claims_of_a_png_are_checked_before_decoding(png, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"x", b"GIF89a" + bytes(50), b"RIFF\0\0\0\0WEBPVP8 " + bytes(50), b"BM" + bytes(90), SECRET]
+    ("data", "name"),
+    [
+        (b"", "is not JPEG"), (b"x", "is not JPEG"), (SECRET, "is not JPEG"), (b"GIF89a" + bytes(50), "is GIF"),
+        (bytes(128) + b"DICM" + bytes(50), "is DICOM"), (b"\0\0\0\x18ftypheic" + bytes(50), "is HEIC"),
+        (b"\0\0\0\x18ftypavif" + bytes(50), "is AVIF"), (b"%PDF-1.7", "is PDF"), (b"  <!DOCTYPE html>", "is HTML"),
+        (b"PK\x03\x04" + bytes(50), "is a ZIP archive"), (b"RIFF\x10\0\0\0WAVEfmt " + bytes(50), "is not JPEG"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
+        (b"RIFF\x10\0\0\0WEBPVP9 " + bytes(50), "has a damaged WebP header"), (b"BM" + bytes(90), "is a BMP of an"),
+    ],
+)  # fmt: skip
+def test_other_formats_are_refused_by_name(data, name):
+    refused(lambda: decode(data, "ISIC_1"), f"image ISIC_1 {name}")
+
+
+def saved(photo: np.ndarray, form: str, mode: str = "RGB", **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(photo).convert(mode).save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("WEBP", {"lossless": True}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})],
 )
-def test_other_formats_are_refused(data):
-    refused(lambda: decode(data, "ISIC_1"), "image ISIC_1 is neither JPEG nor PNG")
+def test_lossless_formats_keep_their_pixels_and_a_cut_is_refused(photo, form, options, mode):
+    data = saved(photo, form, mode, **options)
+    np.testing.assert_array_equal(decode(data, "x"), np.asarray(Image.fromarray(photo).convert(mode).convert("RGB")))
+    for end in range(0, len(data) - 8, 11):
+        refused(lambda end=end: decode(data[:end], "x"), "image x ")
 
 
-def test_webp_that_opencv_would_read_is_refused(photo):
-    refused(lambda: decode(encode(".webp", photo), "x"), "neither JPEG nor PNG")
+def test_what_would_take_much_memory_is_refused_by_its_header(photo):
+    height, width, _ = photo.shape
+    bmp, tiff = saved(photo, "BMP"), saved(photo, "TIFF")
+    for tag, side in ((256, width), (257, height)):
+        for code, kind in ((3, "HH"), (4, "I")):
+            found = struct.pack("<HHI" + kind, tag, code, 1, side, *([0] if kind == "HH" else []))
+            tiff = tiff.replace(found, struct.pack("<HHII", tag, 4, 1, 30000))
+    webp = struct.pack("<I4s4sIBI", 100, b"WEBP", b"VP8L", 90, 0x2F, 16383 | 16383 << 14)
+    for data in (bmp[:18] + struct.pack("<ii", 30000, 30000) + bmp[26:], tiff, b"RIFF" + webp + bytes(90)):
+        refused(lambda data=data: decode(data, "x"), "pixels, where 1 to")
+    more = {"save_all": True, "append_images": [Image.fromarray(255 - photo)]}
+    refused(lambda: decode(saved(photo, "TIFF", **more), "x"), "several pages")
+    refused(lambda: decode(saved(photo, "WEBP", **more), "x"), "animated WebP")
+
+
+def test_raw_pixels_come_back(photo):
+    np.testing.assert_array_equal(decode(raw_image(photo), "x"), photo)
+    refused(lambda: decode(raw_image(photo)[:-1], "x"), "cut short")
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])

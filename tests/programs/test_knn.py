@@ -127,7 +127,7 @@ def test_the_command_writes_tables_that_evaluate_agrees_with(demo, tmp_path, cap
     knn.main(["--data-dir", str(demo), *options, "--out", str(out), "--json", str(figures)])
     printed = capsys.readouterr().out
     assert "metadata, fold 0: 24 rows" in printed
-    assert "copyright_license (the same in every training row)" in printed
+    assert "image_type (the same in every training row)" in printed
     assert "by 50 draws of patients" in printed
     assert sorted(path.name for path in out.iterdir()) == ["knn-metadata-k10.csv", "knn-metadata-k5.csv"]
     written = json.loads(figures.read_text())

@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import h5py
 import jax
 import numpy as np
@@ -50,6 +51,25 @@ def test_predictions_are_the_mean_of_the_folds_in_the_order_of_the_test_file(tab
     expected = (by_hand(tiny_run, 0, pixels) + by_hand(tiny_run, 1, pixels)) / 2
     np.testing.assert_allclose(predictions["prediction"], expected, atol=1e-6)
     np.testing.assert_array_equal(submission["target"], predictions["prediction"])
+
+
+def test_rows_that_were_trained_on_are_counted_by_id_and_by_pixels(tiny_run, demo, tmp_path, capsys):
+    """Rename trained images and save them otherwise: their pixels give them away."""
+    run = Run.open(tiny_run)
+    trained, held = run.trained_rows()["isic_id"], run.folds_table()["isic_id"]
+    some, never = trained.iloc[:3].tolist(), sorted(set(held) - set(trained))[:2]
+    folder = tmp_path / "test-image"
+    folder.mkdir()
+    with open_images(demo / "train-image.hdf5") as images:
+        files = {some[0]: some[0], "new_1": some[1], "new_2": some[2], **dict(zip(never, never, strict=True))}
+        for name, isic_id in files.items():
+            cv2.imwrite(str(folder / f"{name}.png"), decode(images.read(isic_id), isic_id)[..., ::-1])
+    for cached in ([], ["--cache"]):
+        out = str(tmp_path / "out.csv")
+        predict.main(["--run", str(tiny_run), "--data-dir", str(folder), "--out", out, *cached])
+        text = " ".join("".join(capsys.readouterr()).split())
+        assert f"1 of these rows were trained on, by their ids ({some[0]}" in text
+        assert "2 of these images have exactly the pixels of one that was trained on under another id (new_1" in text
 
 
 def test_decoded_images_are_kept_where_that_is_asked_for(table, tiny_run, demo, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxlesion import report
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.dataset import open_dataset
+from jaxlesion.data.open import open_dataset
 from jaxlesion.evaluation.crossfold import rank_within_folds
 from jaxlesion.evaluation.metrics import pr_auc, roc_auc
 from jaxlesion.inference.predictor import restore_variables

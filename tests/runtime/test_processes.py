@@ -16,7 +16,7 @@ import pytest
 
 from jaxlesion.core.config import DataConfig, RecipeSpec
 from jaxlesion.data.batches import Batches, epoch_order
-from jaxlesion.data.dataset import open_dataset
+from jaxlesion.data.open import open_dataset
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime import processes as distributed
 from jaxlesion.runtime.processes import gather, launched, local_share

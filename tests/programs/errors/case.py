@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from jaxlesion.core.fields import replace
-from jaxlesion.data.dataset import fingerprint, open_dataset
+from jaxlesion.data.dataset import fingerprint
 from jaxlesion.data.folds import assign
+from jaxlesion.data.open import open_dataset
 from jaxlesion.runs.store import Run
 from jaxlesion.ui.options import parse_train
 
@@ -22,7 +23,7 @@ TRAIN = (*DATA, *SMALL, *ALL)
 OF_RUN = ("--run", "run")
 CSV = "FOLDER/data/train-metadata.csv"
 IMAGE = Path("data/train-image/image/ISIC_0007.jpg")
-SOUND = "replace it by a sound JPEG or PNG or remove its row"
+SOUND = "replace it by a sound image or remove its row"
 RUN_STAYS = " The run has been begun by then: delete its folder, or give another `--run-dir`."
 
 

@@ -69,7 +69,7 @@ GROUPS = {
         ),
         Case(
             *("An image of another format", changed_image(lambda jpeg: b"GIF89a" + jpeg), train.main, TRAIN),
-            f"image ISIC_0007 is neither JPEG nor PNG; {SOUND}",
+            f"image ISIC_0007 is GIF, not JPEG, PNG, WebP, BMP or TIFF; {SOUND}",
             "Save it as JPEG or PNG; the ending of a file's name changes nothing.",
         ),
         Case(

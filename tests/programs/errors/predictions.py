@@ -46,7 +46,8 @@ GROUPS = {
         ),
         Case(
             *("No table of test rows", a_finished_fold, predict.main, (*OF_RUN, "--data-dir", "data")),
-            "data has no test-metadata.csv: give --data-dir the folder that holds it",
+            "data has no test-metadata.csv: give the folder that holds it, or --data.table data/train-metadata.csv to "
+            "predict its rows",
             "Only the column `isic_id` is needed.",
         ),
         Case(

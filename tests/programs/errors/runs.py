@@ -115,7 +115,7 @@ GROUPS = {
         ),
         Case(
             *("The predictions do not exist", nothing, evaluate.main, OOF),
-            "oof.csv: no such file; give the path of a CSV with the column isic_id",
+            "oof.csv: no such file; give the path of a table (CSV, .csv.gz or Parquet)",
             "Check the path after `--predictions`.",
         ),
         Case(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from errors.case import ALL, CSV, DATA, ROWS, SMALL, TRAIN, Case, change_row, column, nothing, write_table
 
-from jaxlesion import train
+from jaxlesion import knn, train
 
 FILE = (*DATA, *SMALL, *ALL[:-2], "--folds.file", "folds.csv")
 
@@ -16,6 +16,14 @@ def no_table() -> None:
 
 def no_target() -> None:
     write_table([(isic_id, patient) for isic_id, _, patient in ROWS], "isic_id,patient_id")
+
+
+def without_patients() -> None:
+    write_table([row[:2] for row in ROWS], "isic_id,target")
+
+
+def with_a_unit(row: int) -> str:
+    return "3.2 mm" if row == 6 else f"{row}.5"
 
 
 def all_malignant_in_one_patient() -> None:
@@ -42,6 +50,8 @@ def many_columns() -> None:
     write_table([(*row, *("1" * len(names))) for row in ROWS[:1]], ",".join(["isic_id,target,patient_id", *names]))
 
 
+OF_METADATA = ("--data-dir", "data", "--features", "metadata", "--folds.n", "2")
+LABELS = "correct it, or name the malignant labels by --data.positive"
 HOSPITALS = ("--folds.group", "attribution")
 
 
@@ -89,17 +99,41 @@ GROUPS = {
         ),
         Case(
             *("A target outside {0, 1}", change_row(1, 2), train.main, TRAIN),
-            f"{CSV}: line 8: target of ISIC_0007 is '2', not 0 or 1",
+            f"{CSV}: line 8: target of ISIC_0007 is '2', not 0 or 1; {LABELS}",
             "Write 1 for malignant and 0 for benign.",
         ),
         Case(
             *("A target is missing", change_row(1, ""), train.main, TRAIN),
-            f"{CSV}: line 8: target of ISIC_0007 is empty, not 0 or 1",
+            f"{CSV}: line 8: target of ISIC_0007 is empty, not 0 or 1; {LABELS}",
             "Fill it in, or remove the row: training needs every label.",
         ),
         Case(
+            *("Patients are not known", without_patients, train.main, TRAIN),
+            "the table has no patient_id, so that folds may split patients: give --folds.group a column of groups, or "
+            "--folds.group none to take every lesion as a patient of its own",
+            "Lesions of one patient in two folds make figures too good; add the column if you can.",
+        ),
+        Case(
+            *("Two patients that read alike", change_row(2, "ip_7.0"), train.main, TRAIN),
+            "patient_id 'ip_7.0' and 'IP_7' read alike: write them the same if they are one, or give "
+            "--folds.group-as-is if they are two",
+            "Spaces around ids do not count; case, `.0` and characters that look alike are asked about.",
+        ),
+        Case(
+            *(
+                "A number with a decimal comma or a unit",
+                column("tbp_lv_areaMM2", with_a_unit),
+                knn.main,
+                OF_METADATA,
+            ),
+            "data/train-metadata.csv: line 8: tbp_lv_areaMM2 of ISIC_0007 is '3.2 mm', not a number; write numbers "
+            "with a point and without a unit, and leave unknown ones empty",
+            "One such cell would make a category of every number.",
+        ),
+        Case(
             *("A patient is missing", change_row(2, ""), train.main, TRAIN),
-            f"{CSV}: line 8: ISIC_0007 has no patient_id, which folds are made by",
+            f"{CSV}: line 8: ISIC_0007 has no patient_id, which folds are made by; fill it in, or remove the column "
+            "and give --folds.group none",
             "Fill it in; where patients are unknown, repeat the `isic_id` and say so with the figures.",
         ),
     ],
@@ -137,7 +171,7 @@ GROUPS = {
         ),
         Case(
             *("A given file does not exist", nothing, train.main, FILE),
-            "folds.csv: no such file; give the path of a CSV with the column isic_id",
+            "folds.csv: no such file; give the path of a table (CSV, .csv.gz or Parquet)",
             "Check the path after `--folds.file`.",
         ),
         Case(
