@@ -86,10 +86,10 @@ def csv_bytes(rows: Iterable[Sequence[object]], chunk_rows: int = CHUNK) -> Iter
     for number, row in enumerate(rows, start=1):
         writer.writerow(row)
         if number % chunk_rows == 0:
-            yield text.getvalue().encode()
+            yield text.getvalue().encode(errors="surrogateescape")
             text.seek(0)
             text.truncate()
-    yield text.getvalue().encode()
+    yield text.getvalue().encode(errors="surrogateescape")
 
 
 def write_submission(path: Path, rows: Iterable[Sequence[str]]) -> None:

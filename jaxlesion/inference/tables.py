@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import sha256
+from jaxlesion.core.files import is_stream, sha256
 from jaxlesion.core.hooks import SILENT, Hooks, Meter
 from jaxlesion.data.batches import Batches
 from jaxlesion.data.cache import CACHE, ImageCache
@@ -44,13 +43,13 @@ class PredictOptions:
 def predict_files(
     run: Run, paths: Sequence[Path], options: PredictOptions, progress: type[Meter] = Meter
 ) -> tuple[pd.DataFrame, str]:
-    """Predict single image files; return their Predictions table and the name of the ensemble.
+    """Predict single image files; return their Predictions table, a row a path, and the name of the ensemble.
 
     Raises:
         InputError: whatever is wrong with run or images.
     """
     images = FileImages(paths)
-    lesions = pd.DataFrame({"isic_id": list(images.ids)})
+    lesions = pd.DataFrame({"isic_id": [str(path) for path in paths]})
     batches = Batches(images, lesions["isic_id"], None, data_config(run, options.batch_size))
     ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated)
     with progress(ensemble.title, len(lesions)) as meter:
@@ -68,7 +67,7 @@ def predict_dataset(
     Args:
         run: with at least one finished fold.
         dataset: the test set.
-        out: the Predictions table.
+        out: the Predictions table; where `is_stream` is true of it, a kill loses the shards.
         submission: the competition's form, written too unless None.
         options: see `PredictOptions`.
         hooks: see `Hooks`.
@@ -104,7 +103,7 @@ def predict_dataset(
         return False
     hooks.say(f"{len(ids):,} predictions in {out}, by the {ensemble.name}{rate}")
     if submission is not None:
-        write_submission(submission, predictions_as_text(out))
+        write_submission(submission, shards.predictions() if is_stream(out) else predictions_as_text(out))
         hooks.say(f"submission in {submission}")
     shards.remove()
     return True
@@ -124,17 +123,3 @@ def _open_shards(
     }
     # Whole batches, the same for any number of rows in a shard: then not even the last bit depends on it.
     return Shards(out, ids, -(-options.shard_rows // config.batch_size) * config.batch_size, key)
-
-
-def check_folders(paths: dict[str, Path | None]) -> None:
-    """Check that the folder of each output exists.
-
-    Args:
-        paths: of the outputs, by the option that names them.
-
-    Raises:
-        InputError: one does not.
-    """
-    for option, path in paths.items():
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{option} {path}: there is no such folder; make it, or give another path")

@@ -141,9 +141,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise InputError(f"{folder} cannot be made ({e.strerror}): give another --run-dir") from None
-        found = {path.name for path in folder.iterdir() if not LEFT_OVER.fullmatch(path.name)}
-        if found and not (LOCK in found and found <= BEGUN):
-            raise InputError(f"{folder} exists and is not a run: give another --run-dir, or empty it")
+        check_free(folder)
         with filelock.FileLock(folder / LOCK):
             if (folder / "config.json").is_file():
                 return cls.open(folder)
@@ -252,6 +250,17 @@ class Run:
                 f"{self.folder} has no calibration.json: train a fold to its end, or write it by train --resume"
             )
         return calibration.from_dict(_read_json(path), str(path))
+
+
+def check_free(folder: Path) -> None:
+    """Check that a folder is not there, or empty, or a run, or one that a killed process has begun to make.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    found = {path.name for path in folder.iterdir() if not LEFT_OVER.fullmatch(path.name)} if folder.is_dir() else set()
+    if found and "config.json" not in found and not (LOCK in found and found <= BEGUN):
+        raise InputError(f"{folder} exists and is not a run: give another --run-dir, or empty it")
 
 
 def difference(a: TrainConfig, b: TrainConfig) -> tuple[str, Any, Any] | None:

@@ -15,6 +15,7 @@ from jaxlesion.core.config import DistributedConfig, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
 from jaxlesion.core.hooks import SILENT, Hooks, ignore
+from jaxlesion.core.outputs import check_folder
 from jaxlesion.data.batches import Batches, open_batches, steps_per_epoch
 from jaxlesion.data.cache import CACHE
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
@@ -24,7 +25,7 @@ from jaxlesion.data.schema import KEYS
 from jaxlesion.model.registry import build_model, find_backbone
 from jaxlesion.model.weights import find_weights, read_variables
 from jaxlesion.runs.selection import choose_folds
-from jaxlesion.runs.store import Run, difference, make_manifest
+from jaxlesion.runs.store import Run, check_free, difference, make_manifest
 from jaxlesion.runtime.processes import first_alone, from_first, in_turn, process_count, process_index
 
 DEMO_NOTE = "The figures of drawn lesions mean nothing clinically."
@@ -54,12 +55,15 @@ def begin(config: TrainConfig, hooks: Hooks = SILENT) -> OpenRun:
         InputError: whatever about the data, the weights or the run the caller must put right.
     """
     find_backbone(config.model.variant)
+    if process_index() == 0 and not (config.run_dir / "config.json").is_file():
+        check_folder("--run-dir", config.run_dir)
+        check_free(config.run_dir)
+    dataset = open_dataset(config.data_dir, columns=(*KEYS, config.folds.group))
     with in_turn():
         weights = find_weights(config.weights, config.model.variant)
-    dataset = open_dataset(config.data_dir, columns=(*KEYS, config.folds.group))
+    run, lesions = open_run(config, dataset, weights, hooks)
     if dataset.unused_images:
         hooks.say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
-    run, lesions = open_run(config, dataset, weights, hooks)
     with in_turn():
         batches = open_batches(config.data, lesions, dataset, run.manifest["data"]["images"])
     return OpenRun(run, lesions, batches, weights)

@@ -139,10 +139,9 @@ def test_a_loss_that_is_not_finite_names_step_and_ids_and_keeps_the_good_checkpo
     with pytest.raises(SystemExit) as stopped:
         train.main([*tiny_command, "--run-dir", str(tmp_path / "run"), "--optim.learning-rate", "1e38"])
     assert stopped.value.code == 2
-    message = capsys.readouterr().err.strip()
+    message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: loss or gradient is not finite at step")
     assert message.count("DEMO_") == 8
-    assert "\n" not in message
 
 
 def one_byte_of_an_image(folder):
@@ -293,7 +292,7 @@ def test_the_first_command_trains_the_demo_and_the_network_learns(tmp_path, monk
     assert np.mean(areas[-3:]) > max(0.75, np.mean(areas[:3]))
     oof = read_predictions(Path("run/oof.csv"))
     assert summary(oof["target"].to_numpy(np.int8), oof["prediction"].to_numpy())["roc_auc"] > 0.75
-    assert "mean nothing clinically" in capsys.readouterr().out
+    assert "mean nothing clinically" in capsys.readouterr().err
 
 
 def test_near_duplicates_in_two_folds_are_said_and_the_report_repeats_it(demo, tiny_command, tmp_path, capsys):
@@ -307,7 +306,7 @@ def test_near_duplicates_in_two_folds_are_said_and_the_report_repeats_it(demo, t
         file[other] = np.bytes_(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes())
     train.main([*tiny_command[2:], "--data-dir", str(data), "--run-dir", str(run), "--epochs", "1"])
     named = " and ".join(f"{i} \\(fold {k}\\)" for i, k in sorted([(one, 0), (other, 1)]))
-    assert re.search(f"2 of .* images look like one of another fold, such as {named}: ", capsys.readouterr().out)
+    assert re.search(f"2 of .* images look like one of another fold, such as {named}: ", capsys.readouterr().err)
     assert Run.open(run).manifest["near_duplicates"]["across_folds"] == 2
     report.main(["--run", str(run), "--bootstrap", "0"])
     assert "look like one of another fold" in (run / "report" / "report.html").read_text()
