@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -12,6 +13,8 @@ from typing import Any
 from jaxlesion.core.errors import InputError
 from jaxlesion.ui.streams import enduring_streams, finish_stdout, printable
 
+# Of Orbax: reading alone is meant; metrics need no handler; a resumed run may have other devices.
+NOISE = re.compile(r"read.only|save_interval_steps|handler|[Ss]harding|[Mm]etrics")
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EBADF}
 
 
@@ -21,8 +24,10 @@ def run_program(program: Callable[[], Any]) -> None:
     Ctrl-C becomes one line and exit code 130. A warning becomes one line, and the program continues. So it does when
     nobody reads what it prints any more.
     """
-    for name in ("absl", "asyncio"):  # Orbax logs every save there, and each error a dozen times
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # an error of a save, which Orbax raises too
+    absl = logging.getLogger("absl")  # Orbax's
+    absl.handlers, absl.propagate = [_Warnings()], False
+    absl.setLevel(logging.WARNING)
     sys.unraisablehook = _unraisable
     warnings.showwarning = _show_warning
     with enduring_streams():
@@ -51,6 +56,20 @@ def _reason(error: Exception) -> str | None:
         names = os.environ.get("JAX_PLATFORMS", "")
         return f"JAX_PLATFORMS={names}: there is no such device here ({error}); unset it, or name another, such as cpu"
     return None
+
+
+class _Warnings(logging.Handler):
+    """Print a warning of Orbax's on one line, once; errors are raised too, and what is in NOISE is no fault."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno == logging.WARNING and record.msg not in self.seen and not NOISE.search(text):
+            self.seen.add(record.msg)
+            _show_warning(text)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
