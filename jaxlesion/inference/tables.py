@@ -1,6 +1,7 @@
 """Predict a test set, or single files, by the mean of a run's folds."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +50,9 @@ def predict_files(
         InputError: whatever is wrong with run or images.
     """
     images = FileImages(paths)
-    lesions = pd.DataFrame({"isic_id": [str(path) for path in paths]})
-    batches = Batches(images, lesions["isic_id"], None, data_config(run, options.batch_size))
+    names = [str(path) for path in paths]
+    lesions = pd.DataFrame({"isic_id": [os.fsencode(name).decode(errors="backslashreplace") for name in names]})
+    batches = Batches(images, names, None, data_config(run, options.batch_size))
     ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated)
     with progress(ensemble.title, len(lesions)) as meter:
         return ensemble.predict(lesions, range(len(lesions)), meter.advance), ensemble.name

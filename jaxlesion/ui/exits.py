@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 from jaxlesion.core.errors import InputError
 from jaxlesion.ui.streams import enduring_streams, finish_stdout, printable
 
-# Of Orbax: reading alone is meant; metrics need no handler; a resumed run may have other devices.
-NOISE = re.compile(r"read.only|save_interval_steps|handler|[Ss]harding|[Mm]etrics")
+NOISE = re.compile(r"read.only")  # Orbax on folders that are only read, as is meant
+UNUSABLE = {errno.ENAMETOOLONG, errno.ELOOP}
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EBADF}
 
 
@@ -39,7 +40,7 @@ def run_program(program: Callable[[], Any]) -> None:
             raise SystemExit(128 + signal.SIGINT) from None
         except BrokenPipeError:  # of an output that is a pipe
             raise SystemExit(128 + signal.SIGPIPE) from None
-        except (InputError, OSError, RuntimeError) as e:
+        except (InputError, OSError, RuntimeError, AssertionError) as e:
             if (reason := _reason(e)) is None:
                 raise
             print(f"error: {printable(reason)}", file=sys.stderr)
@@ -52,9 +53,12 @@ def _reason(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return f"{error.filename or 'a file'} cannot be written ({error.strerror}): make room, or write elsewhere"
-    if isinstance(error, RuntimeError) and "initialize backend" in str(error):  # by JAX
-        names = os.environ.get("JAX_PLATFORMS", "")
-        return f"JAX_PLATFORMS={names}: there is no such device here ({error}); unset it, or name another, such as cpu"
+    if isinstance(error, OSError) and error.errno in UNUSABLE:
+        return f"{error.filename or 'a path'} cannot be used ({error.strerror}): give another path"
+    names = os.environ.get("JAX_PLATFORMS")
+    *_, (last, _) = traceback.walk_tb(error.__traceback__)
+    if names and last.f_globals["__name__"].endswith("xla_bridge"):  # where JAX looks for devices
+        return f"JAX_PLATFORMS={names}: there is no such device here; unset it, or name another, such as cpu"
     return None
 
 
