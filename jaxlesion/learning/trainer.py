@@ -276,4 +276,7 @@ def _not_finite(training: Training, error: NotFinite, checkpoints: Checkpoints) 
     ids = ", ".join(training.batches.ids[row] for row in gather(error.rows, size, size))
     last = checkpoints.step()
     good = "no checkpoint had been saved" if last is None else f"the last good checkpoint is that of step {last}"
-    return InputError(f"{error}; {good}; look at the images, or lower --optim.learning-rate. The batch was {ids}")
+    return InputError(
+        f"{error}; {good}; look at the images, or begin another --run-dir with a lower --optim.learning-rate. "
+        f"The batch was {ids}"
+    )

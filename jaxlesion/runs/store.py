@@ -55,6 +55,10 @@ class FoldDir:
         return self.checkpoints.is_dir()
 
     @property
+    def has_checkpoint(self) -> bool:
+        return self.started and any(path.name.isdecimal() for path in self.checkpoints.iterdir())
+
+    @property
     def finished(self) -> bool:
         return self.oof.is_file()
 
@@ -266,6 +270,8 @@ def check_free(folder: Path) -> None:
 def difference(a: TrainConfig, b: TrainConfig) -> tuple[str, Any, Any] | None:
     """Return the first option that makes them different runs, and its values; None if they are the same."""
     ours, theirs = (_flat(configuration.identity(c)) for c in (a, b))
+    if "none" not in (ours["weights"], theirs["weights"]):  # their SHA-256 are compared, wherever they come from
+        theirs["weights"] = ours["weights"]
     return next(((fields.flag(k), v, theirs[k]) for k, v in ours.items() if theirs[k] != v), None)
 
 

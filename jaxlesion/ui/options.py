@@ -60,8 +60,8 @@ def refuse_address(name: str, path: str) -> None:
     if (scheme := ADDRESS.match(path)) and not Path(f"{scheme[1]}:").exists():
         slashes = "///" if scheme[1] == "file" else "//"
         raise InputError(
-            f"{flag(name)} {scheme[1]}:{slashes}{path[scheme.end() :]}: is an address, and only files and folders are used: "
-            "download it or mount it first, and give the path"
+            f"{flag(name)} {scheme[1]}:{slashes}{path[scheme.end() :]}: is an address, and only files and folders are "
+            "used: download it or mount it first, and give the path"
         )
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 GONE = {errno.EPIPE, errno.EIO, errno.EBADF}  # nobody reads any more: a pipe, a terminal, a closed descriptor
@@ -78,9 +78,8 @@ class EnduringStream:
 def enduring_streams() -> Iterator[None]:
     """Make sys.stdout and sys.stderr enduring while the context lasts."""
     before = sys.stdout, sys.stderr
-    for stream in before:
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=ERRORS)
+    errors = [getattr(stream, "errors", None) for stream in before]
+    _encode(before, [ERRORS, ERRORS])
     if None in before:
         _occupy_closed()
     sys.stdout, sys.stderr = map(EnduringStream, before)
@@ -89,7 +88,15 @@ def enduring_streams() -> Iterator[None]:
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        _encode(before, errors)
         sys.stdout, sys.stderr = before
+
+
+def _encode(streams: Sequence[TextIO | None], errors: Sequence[str | None]) -> None:
+    """Set how each stream writes what its encoding lacks; a notebook's has no such setting."""
+    for stream, wanted in zip(streams, errors, strict=True):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.reconfigure(errors=wanted)
 
 
 def finish_stdout() -> None:
