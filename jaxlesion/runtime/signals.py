@@ -9,7 +9,8 @@ import threading
 from types import FrameType
 from typing import Self
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT)  # from pre-emption or a scheduler; from Ctrl-C
+# From pre-emption or a scheduler; from Ctrl-C; from a terminal that is closed.
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(SystemExit):
@@ -31,7 +32,7 @@ def _tell(text: str) -> None:
 
 
 class StopSignal:
-    """Catcher of SIGTERM and SIGINT while the context lasts; of neither outside the main thread, which alone gets them.
+    """Catcher of SIGTERM, SIGINT and SIGHUP while the context lasts; of none outside the main thread.
 
     Until `waits` is set, and at the second signal, a program ends at once, as if it were killed. Saved files survive
     that. In a notebook the signal then does what it did before. Otherwise the first signal is only remembered, in
@@ -55,6 +56,8 @@ class StopSignal:
 
     def __enter__(self) -> Self:
         caught = CAUGHT if threading.current_thread() is threading.main_thread() else ()
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # as under nohup
+            caught = [number for number in caught if number != signal.SIGHUP]
         self.before = {number: signal.signal(number, self._receive) for number in caught}
         return self
 

@@ -16,7 +16,8 @@ from jaxlesion.runtime.signals import StopSignal
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3), (signal.SIGTERM, 143, "last")]
+    ("number", "code", "step"),
+    [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3), (signal.SIGTERM, 143, "last")],
 )
 def test_a_signal_in_mid_epoch_saves_that_step_and_going_on_ends_the_same(
     number, code, step, tiny_command, tiny_run, tmp_path
@@ -93,3 +94,16 @@ def test_a_signal_is_told_where_standard_error_has_no_descriptor(monkeypatch):
 def test_outside_the_main_thread_no_signal_is_caught():
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(lambda: StopSignal().__enter__().before).result() == {}
+
+
+def test_a_closed_terminal_is_a_signal_to_save_unless_nohup_ignores_it():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, wanted in ((signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, None)):
+            signal.signal(signal.SIGHUP, handler)
+            with StopSignal() as stop:
+                stop.waits = True
+                signal.raise_signal(signal.SIGHUP)
+                assert stop.number == wanted
+    finally:
+        signal.signal(signal.SIGHUP, before)
