@@ -256,14 +256,14 @@ class Run:
         return calibration.from_dict(_read_json(path), str(path))
 
 
-def check_free(folder: Path) -> None:
-    """Check that a folder is not there, or empty, or a run, or one that a killed process has begun to make.
+def check_free(folder: Path, *, or_run: bool = False) -> None:
+    """Check that a folder is not there, or empty, or begun by a killed process, or with `or_run` a run.
 
     Raises:
         InputError: it holds something else.
     """
     found = {path.name for path in folder.iterdir() if not LEFT_OVER.fullmatch(path.name)} if folder.is_dir() else set()
-    if found and "config.json" not in found and not (LOCK in found and found <= BEGUN):
+    if found and not (LOCK in found and found <= BEGUN) and not (or_run and "config.json" in found):
         raise InputError(f"{folder} exists and is not a run: give another --run-dir, or empty it")
 
 

@@ -57,7 +57,7 @@ def begin(config: TrainConfig, hooks: Hooks = SILENT) -> OpenRun:
     find_backbone(config.model.variant)
     if process_index() == 0 and not (config.run_dir / "config.json").is_file():
         check_folder("--run-dir", config.run_dir)
-        check_free(config.run_dir)
+        check_free(config.run_dir, or_run=True)  # another process may have just made it
     dataset = open_dataset(config.data_dir, columns=(*KEYS, config.folds.group))
     with in_turn():
         weights = _weights(config)

@@ -40,6 +40,8 @@ def check_outputs(outputs: Mapping[str, Path | None], config: Any) -> bool:
             check_file(option, path)
             if not is_stream(path) and any(_is_within(path, source) for source in inputs):
                 raise InputError(f"{option} {path}: this command reads that very file; give another path")
+            if _is_of_run(Path(os.path.realpath(path))):
+                raise InputError(f"{option} {path}: is a file of a run; give another path")
         name = str(path) if is_stream(path) else os.path.realpath(path)
         if name in seen and name != os.devnull:
             raise InputError(f"{option} {path}: {seen[name]} is written there too; give another path")
@@ -67,6 +69,12 @@ def _inputs(config: Any) -> Iterator[Path]:
             yield from _inputs(value)
         else:
             yield from (path for path in (value if isinstance(value, tuple) else (value,)) if isinstance(path, Path))
+
+
+def _is_of_run(path: Path) -> bool:
+    """Return whether a run keeps its own file there, also one that this command does not read."""
+    inside = path.parent.parent if path.parent.name.startswith("fold_") else path.parent
+    return path.exists() and (inside / "config.json").is_file() and (inside != path.parent or path.name in RUN)
 
 
 def _is_within(path: Path, source: Path) -> bool:

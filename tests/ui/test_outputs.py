@@ -79,6 +79,9 @@ def test_no_file_of_a_run_is_written_nor_its_data(tiny_run, demo, tmp_path):
     for path in (tiny_run / "oof.csv", tiny_run / "fold_0" / "metrics.jsonl", demo / "train-metadata.csv"):
         with pytest.raises(InputError, match="reads that very file"):
             check(Config(run=tiny_run, out=path))
+        if tiny_run in path.parents:
+            with pytest.raises(InputError, match="is a file of a run"):
+                check(Config(out=path))
     assert not check(Config(run=tiny_run, out=tiny_run / "again.csv"))
 
 
