@@ -24,8 +24,8 @@ from jaxlesion.data.decode import decode, resize
 from jaxlesion.data.open import open_dataset
 from jaxlesion.learning.augment import augment
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import say
 from jaxlesion.ui.exits import run_program
+from jaxlesion.ui.terminal import show
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def draw_sheet(sheet: Sheet) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120, format=sheet.out.suffix[1:] or "png")
     write_atomic(sheet.out, picture.getvalue())
-    say(f"recipe {sheet.recipe}: {sheet.out}")
+    show(f"recipe {sheet.recipe}: {sheet.out}")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ import tyro
 from jaxlesion.model import blocks
 from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2
 from jaxlesion.runtime.memory import keep_memory, prepare_process
-from jaxlesion.ui.console import say
 from jaxlesion.ui.exits import run_program
+from jaxlesion.ui.terminal import show
 
 FORMS = ("native", "fast")
 
@@ -135,8 +135,8 @@ def measure(options: Layers) -> None:
     dtype = jnp.dtype(options.dtype)
     rate, bandwidth = machine(dtype, options.rounds)
     ways = [f"{form} {way}" for way in ("forward", "back") for form in FORMS]
-    say("| input | kernel | stride | times | forward: native, fast, roofline, ms | back: native, fast, roofline, ms |")
-    say("|---|---|--:|--:|--:|--:|")
+    show("| input | kernel | stride | times | forward: native, fast, roofline, ms | back: native, fast, roofline, ms |")
+    show("|---|---|--:|--:|--:|--:|")
     total, bound = Counter(), Counter()
     for layer, times in layers_of(options.variant, options.batch, options.size).items():
         taken = timed(layer, dtype, options.rounds)
@@ -154,15 +154,15 @@ def measure(options: Layers) -> None:
             for way in ("forward", "back")
         )
         shapes = "x".join(map(str, layer.x)), "x".join(map(str, layer.kernel))
-        say(f"| {' | '.join((*shapes, str(layer.stride), str(times), *cells))} |")
-    say("")
+        show(f"| {' | '.join((*shapes, str(layer.stride), str(times), *cells))} |")
+    show("")
     for way in ("forward", "back"):
         forms = ", ".join(f"{name} {1e3 * total[f'{name} {way}']:.1f} ms" for name in (*FORMS, "best"))
         reached = bound[way] / total[f"best {way}"]
-        say(f"{way}: {forms}, roofline {1e3 * bound[way]:.1f} ms, of which the best forms reach {reached:.2f}")
+        show(f"{way}: {forms}, roofline {1e3 * bound[way]:.1f} ms, of which the best forms reach {reached:.2f}")
     images = options.batch / bound["forward"], options.batch / (bound["forward"] + bound["back"])
-    say(f"the roofline allows {images[0]:,.0f} img/s forward, {images[1]:,.0f} forward and back, convolutions alone")
-    say(
+    show(f"the roofline allows {images[0]:,.0f} img/s forward, {images[1]:,.0f} forward and back, convolutions alone")
+    show(
         f"{options.variant}, batch {options.batch}, {options.size} px, {options.dtype}: {rate / 1e9:,.0f} GFLOP/s, "
         f"{bandwidth / 1e9:,.0f} GB/s; {jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}"
     )

@@ -32,9 +32,10 @@ from jaxlesion.runtime.devices import use_cores
 from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.train import train
 from jaxlesion.training.begin import open_run
-from jaxlesion.ui.console import progress, say
+from jaxlesion.ui.console import progress
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
+from jaxlesion.ui.terminal import say
 
 SHRUNK_EPOCHS = {1: 1, 5: 2, 20: 2, 50: 3, 100: 4}
 SHRUNK_RESAMPLES = 100

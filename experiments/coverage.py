@@ -29,8 +29,8 @@ from jaxlesion.evaluation.crossfold import mean_auc_spread, rank_within_folds
 from jaxlesion.evaluation.intervals import by_logit, percentiles
 from jaxlesion.evaluation.permutation import Model, holm, mid_ranks, swap_p
 from jaxlesion.evaluation.statistics import Rows
-from jaxlesion.ui.console import say
 from jaxlesion.ui.exits import run_program
+from jaxlesion.ui.terminal import say, show
 
 METRICS = (
     *("roc_auc", "pauc", "pr_auc", "sensitivity_at_90_specificity", "brier", "log_loss"),
@@ -296,7 +296,7 @@ def coverage(config: Coverage) -> str:
     for key in keys:
         lines += table(results, names, key)
     text = "\n".join(lines)
-    say(text)
+    show(text)
     if config.out is not None:
         write_atomic(config.out, text + "\n")
     return text

@@ -14,7 +14,8 @@ from jaxlesion.data.predictions import read_predictions, write_predictions
 from jaxlesion.data.schema import feature_columns
 from jaxlesion.evaluation.summary import Summary
 from jaxlesion.inference.knn import KnnOptions, knn_predictions
-from jaxlesion.ui.console import ProgressBar, say
+from jaxlesion.ui.console import ProgressBar
+from jaxlesion.ui.terminal import say
 
 _NOTE = (
     "Index: all rows of the other folds; queries: all rows of a fold; score: the share of malignant rows among the k "

@@ -30,8 +30,8 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.data.demo import write_demo
 from jaxlesion.data.schema import TEST_COLUMNS, TRAIN_COLUMNS
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import say
 from jaxlesion.ui.exits import run_program
+from jaxlesion.ui.terminal import say
 
 SKEW = 1.0  # standard deviation of the logarithm of a patient's share: the largest has some 15 times the mean
 

@@ -17,9 +17,11 @@ from jaxlesion.data.open import open_dataset
 from jaxlesion.data.schema import KEYS
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar, say
+from jaxlesion.ui.console import ProgressBar
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
+from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.terminal import results_to_stderr, say, show
 
 LISTED = 10  # groups that are printed
 
@@ -37,7 +39,7 @@ class DuplicatesConfig:
     """Find near-duplicates by a perceptual hash: images saved again, resized, brightened or slightly cropped. Those
     of the test set, where there is one, are included, as fold `test`."""
     out: Path | None = None
-    """Write all of them there, as CSV: group, isic_id, patient_id, target, and fold with --run."""
+    """Write all of them there, as CSV: group, isic_id, patient_id, target, and fold with --run; - is stdout."""
     workers: int = 2
     """Threads that decode."""
 
@@ -53,16 +55,18 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
         raise InputError("give --data-dir, a folder with train-metadata.csv, or --run, a run's folder")
     if config.workers < 1:
         raise InputError(f"--workers must be at least 1, not {config.workers}")
+    in_stdout = check_outputs({"--out": config.out}, config)
     layout = config.data if config.data_dir or run is None else run.layout(config.data.table)
     dataset = open_dataset(folder, layout=layout, columns=KEYS, say=say)
     lesions = dataset.lesions if run is None else run.lesions(dataset)
     table = _near(lesions, dataset, folder, config.workers) if config.near else _equal(lesions, dataset, config.workers)
     counts, what = count(table), "look alike" if config.near else "share their pixels"
-    say(f"{len(lesions):,} lesions: {counts.pop('lesions'):,} {what}, in {counts.pop('groups'):,} groups")
-    for name, groups in counts.items():
-        say(f"groups {name.replace('_', ' ')}: {groups:,}")
-    for number, rows in table[table["group"] < LISTED].groupby("group"):
-        say(f"group {number}: {' '.join(rows['isic_id'])}")
+    with results_to_stderr(in_stdout):
+        show(f"{len(lesions):,} lesions: {counts.pop('lesions'):,} {what}, in {counts.pop('groups'):,} groups")
+        for name, groups in counts.items():
+            show(f"groups {name.replace('_', ' ')}: {groups:,}")
+        for number, rows in table[table["group"] < LISTED].groupby("group"):
+            show(f"group {number}: {' '.join(rows['isic_id'])}")
     if config.out is not None:
         write_atomic(config.out, table.to_csv(index=False, lineterminator="\n"))
         say(f"all of them in {config.out}")

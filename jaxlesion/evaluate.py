@@ -26,9 +26,11 @@ from jaxlesion.evaluation.summary import (
 from jaxlesion.inference.labelled import Labelled, LabelledOptions, open_labelled, read_labelled
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar, print_comparison, print_grid, print_summary, progress, say
+from jaxlesion.ui.console import ProgressBar, print_comparison, print_grid, print_summary, progress
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
+from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.terminal import results_to_stderr, show
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class EvaluateConfig(LabelledOptions):
     prevalence: float | None = None
     """Weight benign rows to this share of malignant lesions in calibration, decision curve and calls."""
     out: Path | None = None
-    """Write the predictions there, as CSV."""
+    """Write the predictions there, as CSV; - is standard output, and tables go to standard error."""
     json: Path | None = None
-    """Write the metrics there, as JSON."""
+    """Write the metrics there, as JSON; - likewise."""
 
 
 def evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
@@ -64,6 +66,11 @@ def evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
         InputError: not one of a run, a table and two tables; an option out of range; or whatever is wrong with them.
     """
     _check(config)
+    with results_to_stderr(check_outputs({"--out": config.out, "--json": config.json}, config)):
+        return _evaluate(config)
+
+
+def _evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
     options = EvalOptions(config.threshold, config.sensitivity, config.bootstrap, primary=config.primary)
     if config.compare is not None:
         return _compare(config, options)
@@ -79,17 +86,17 @@ def evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
     for grid in grids(clinical):
         print_grid(grid)
     for note in notes:
-        say(note)
+        show(note)
     if config.subgroups:
         found = by_subgroup(source.table, source.lesions, config.threshold, resamples=config.bootstrap)
-        say(as_text(found))
+        show(as_text(found))
         for _, row in gaps(found).iterrows():
-            say(
+            show(
                 f"{row['variable']}: ROC AUC of {shortened(row['group'])} less that of {shortened(row['reference'])}: "
                 f"{row['gap']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
             )
         if (spread := spread_over(found)) is not None:
-            say(
+            show(
                 f"hospitals: ROC AUC {spread.mean:.3f} on average over {spread.k}, spread tau = {spread.tau:.2f} on "
                 f"the logit scale, I^2 = {spread.i2:.0%}"
             )
@@ -116,7 +123,7 @@ def _compare(config: EvaluateConfig, options: EvalOptions) -> dict[str, Comparis
     notes = [*said, *notes_on(options, by, comparisons), *notes_on_p(a, b, resampled_by(by), options)]
     print_comparison(f"a: {names[0]}\nb: {names[1]}\n{len(a):,} rows", ("a", "b"), comparisons)
     for note in notes:
-        say(note)
+        show(note)
     if config.json is not None:
         swaps = {"draws": options.swaps, "primary": options.primary} if config.bootstrap else None
         write_atomic(config.json, as_json(comparisons, notes, config.bootstrap, resampled_by(by), swaps))
@@ -145,9 +152,6 @@ def _check(config: EvaluateConfig) -> None:
         raise InputError(f"--primary {config.primary} is no metric with an interval; give one's key, such as pauc")
     if config.sensitivity is not None and not 0 < config.sensitivity <= 1:
         raise InputError(f"--sensitivity must be in (0, 1], not {config.sensitivity}")
-    for option, path in (("--out", config.out), ("--json", config.json)):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{option} {path}: there is no such folder; make it, or give another path")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,14 +7,17 @@ from pathlib import Path
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.core.hooks import Hooks
+from jaxlesion.core.outputs import check_folder
 from jaxlesion.data.predictions import write_predictions
 from jaxlesion.evaluation.bootstrap import LEVEL, RESAMPLES
 from jaxlesion.evaluation.summary import EvalOptions, Summary, as_json, resampled_by, summarise
 from jaxlesion.inference.knn import KnnOptions, knn_predictions, model_name
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar, print_neighbours, progress, say
+from jaxlesion.ui.console import ProgressBar, print_neighbours, progress
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
+from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.terminal import results_to_stderr, say, show
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class KnnConfig(KnnOptions):
     out: Path | None = None
     """Write the predictions into this folder, one CSV for each k."""
     json: Path | None = None
-    """Write the metrics there, as JSON."""
+    """Write the metrics there, as JSON; - is standard output, and tables go to standard error."""
 
 
 def knn(config: KnnConfig) -> Summary:
@@ -41,10 +44,16 @@ def knn(config: KnnConfig) -> Summary:
     """
     if config.bootstrap < 0:
         raise InputError(f"--bootstrap is a number of draws, 0 for none, not {config.bootstrap}")
-    if config.out is not None and config.out.exists() and not config.out.is_dir():
-        raise InputError(f"{config.out} is not a folder: give another --out")
-    if config.json is not None and not config.json.parent.is_dir():
-        raise InputError(f"{config.json}: there is no such folder; make it, or give another --json")
+    outputs = {"--json": config.json}
+    if config.out is not None:
+        check_folder("--out", config.out)
+        if config.out.is_dir():
+            outputs |= {f"--out, k = {k}:": config.out / _file_name(config, k) for k in config.k}
+    with results_to_stderr(check_outputs(outputs, config)):
+        return _knn(config)
+
+
+def _knn(config: KnnConfig) -> Summary:
     tables = knn_predictions(config, Hooks(say, ProgressBar))
     with progress("bootstrap") as tick:
         options = EvalOptions(threshold=config.threshold, resamples=config.bootstrap, tick=tick)
@@ -56,15 +65,19 @@ def knn(config: KnnConfig) -> Summary:
     if config.bootstrap:
         notes.append(f"below a figure its {LEVEL:.0%} interval, by {config.bootstrap:,} draws of {by}s")
     for note in notes:
-        say(note)
+        show(note)
     if config.out is not None:
         config.out.mkdir(parents=True, exist_ok=True)
         for k, table in tables.items():
-            write_predictions(config.out / f"{model_name(config, k)}.csv", table)
+            write_predictions(config.out / _file_name(config, k), table)
         say(f"predictions in {config.out}")
     if config.json is not None:
         write_atomic(config.json, as_json(summary, notes, config.bootstrap, by))
     return summary
+
+
+def _file_name(config: KnnConfig, k: int) -> str:
+    return f"{model_name(config, k)}.csv"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """python -m jaxlesion.predict: the mean of a run's folds on new lesions."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,17 +9,21 @@ from typing import Literal
 
 from jaxlesion.core.config import Layout
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import is_stream
 from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.open import open_dataset
 from jaxlesion.data.predictions import write_predictions, write_submission
 from jaxlesion.data.schema import KEYS
 from jaxlesion.inference.shards import ROWS, Part
-from jaxlesion.inference.tables import PredictOptions, check_folders, predict_dataset, predict_files
+from jaxlesion.inference.tables import PredictOptions, predict_dataset, predict_files
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar, say
+from jaxlesion.ui.console import ProgressBar
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
+from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.streams import printable
+from jaxlesion.ui.terminal import say
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,17 @@ class PredictConfig:
     """Folder with test-metadata.csv (only isic_id is needed) and test-image.hdf5 (or test-image/image/), or a folder of
     images."""
     data: Layout = field(default_factory=Layout)
-    image: tuple[Path, ...] = ()
-    """Single image files: a line is printed for each."""
+    image: tuple[str, ...] = ()
+    """Single image files: a line is printed for each, in this order."""
     out: Path | None = None
-    """Write the predictions there, as CSV, rows in the order of the test file [default: predictions.csv]."""
+    """Write the predictions there, as CSV, rows in the order of the test file [default: predictions.csv]; - is standard
+    output."""
     submission: Path | None = None
-    """Write the competition's form there too: isic_id,target."""
+    """Write the competition's form there too: isic_id,target. - is standard output."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of each fold predicts."""
+    tta: Literal[1, 8] = 1
+    """Views of each image whose logits are averaged: 8 for its exact mirrors and quarter turns, at 8 times the cost."""
     calibrated: bool = False
     """Correct the prior of each fold and apply intercept and slope that the run stored; model in the table says so."""
     batch_size: int | None = None
@@ -64,19 +72,22 @@ def predict(config: PredictConfig) -> None:
     part = Part.of(config.part, os.environ)
     if config.cache and (config.image or part.count > 1):  # several processes cannot fill one file
         raise InputError("--cache is for the images of --data-dir, predicted in one part: leave it out")
-    how = (config.checkpoint, config.calibrated, config.batch_size, config.shard_rows, config.cache, part)
+    out = config.out if config.image else config.out or Path("predictions.csv")
+    in_stdout = check_outputs({"--out": out, "--submission": config.submission}, config)
+    if part.count > 1 and is_stream(out):
+        raise InputError(f"--out {out}: parts are merged from files beside it; give a file")
+    how = (config.checkpoint, config.calibrated, config.batch_size, config.shard_rows, config.cache, part, config.tta)
     run, options = Run.open(config.run), PredictOptions(*how)
     for note in run.calibration().notes() if config.calibrated else ():
         say(note)
     if not config.image:
-        out = config.out or Path("predictions.csv")
-        check_folders({"--out": out, "--submission": config.submission})
         dataset = open_dataset(config.data_dir, "test", config.data, columns=KEYS, say=say)
         predict_dataset(run, dataset, out, config.submission, options, Hooks(say, ProgressBar))
         return
-    table, name = predict_files(run, config.image, options, ProgressBar)
-    for path, probability in zip(table["isic_id"], table["prediction"], strict=True):
-        print(f"{path}\t{probability:.6g}")  # not through rich, which would turn the tab into spaces
+    table, name = predict_files(run, [Path(path) for path in config.image], options, ProgressBar)
+    for path, probability in zip(config.image, table["prediction"], strict=True):
+        # Not through rich, which would turn the tab into spaces.
+        print(f"{printable(path)}\t{probability:.6g}", file=sys.stderr if in_stdout else sys.stdout)
     if config.out is not None:
         write_predictions(config.out, table)
         say(f"{len(table):,} predictions in {config.out}, by the {name}")

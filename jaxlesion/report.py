@@ -7,14 +7,19 @@ from pathlib import Path
 from jaxlesion.core.config import Layout
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
+from jaxlesion.core.outputs import check_folder
 from jaxlesion.evaluation.bootstrap import RESAMPLES
 from jaxlesion.evaluation.summary import EvalOptions
 from jaxlesion.reporting.page import page_context, render
 from jaxlesion.reporting.source import read_source
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import progress, say
+from jaxlesion.ui.console import progress
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
+from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.terminal import say, show
+
+PAGES = ("report.html", "model_card.md")
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,14 @@ def report(config: ReportConfig) -> Path:
     """
     if config.bootstrap < 0:
         raise InputError(f"--bootstrap is a number of draws, 0 for none, not {config.bootstrap}")
+    out = config.out or config.run / "report"
+    check_folder("--out", out)
+    if out.is_dir():
+        check_outputs({f"--out, {name}:": out / name for name in PAGES}, config)
     with progress("bootstrap") as tick:
         source = read_source(
             config.run, config.data_dir, config.data.table, EvalOptions(resamples=config.bootstrap, tick=tick)
         )
-    out = config.out or config.run / "report"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -54,11 +62,11 @@ def report(config: ReportConfig) -> Path:
     context = page_context(source, config.bootstrap, config.data_name)
     for name, picture in context["pictures"].content.items():
         write_atomic(out / f"{name}.png", picture)
-    for name in ("report.html", "model_card.md"):
+    for name in PAGES:
         write_atomic(out / name, render(name, context))
     for name, why in context["pictures"].missing.items():
         say(f"{name}: {why}")
-    say(f"report: {out / 'report.html'}    model card: {out / 'model_card.md'}")
+    show(f"report: {out / 'report.html'}    model card: {out / 'model_card.md'}")
     return out
 
 

@@ -1,8 +1,7 @@
 """python -m jaxlesion.train: train the folds of a run and predict what each one held out."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
@@ -15,9 +14,10 @@ from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.runtime.processes import end_together, join_processes, process_index
 from jaxlesion.training.begin import DEMO_NOTE
 from jaxlesion.training.run import train_run
-from jaxlesion.ui.console import ProgressBar, console, print_estimates, say
+from jaxlesion.ui.console import ProgressBar, print_estimates
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
+from jaxlesion.ui.terminal import quiet, say, show
 
 
 def train(config: TrainConfig, observe: Callable[..., None] = ignore) -> Run:
@@ -30,21 +30,12 @@ def train(config: TrainConfig, observe: Callable[..., None] = ignore) -> Run:
     Raises:
         InputError: whatever about the data, the weights or the run the caller must put right.
     """
-    with join_processes(config.distributed, config.data.batch_size), _printed_by_the_first():
+    with join_processes(config.distributed, config.data.batch_size), quiet(process_index() > 0):
         run = train_run(config, Hooks(say, ProgressBar, observe), _print_config, _print_fold)
         if run.config.preset == "demo":
             say(DEMO_NOTE)
-        say(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")
+        show(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")
         return run
-
-
-@contextmanager
-def _printed_by_the_first() -> Iterator[None]:
-    console.quiet = process_index() > 0
-    try:
-        yield
-    finally:
-        console.quiet = False
 
 
 def _print_config(config: TrainConfig) -> None:

@@ -23,7 +23,7 @@ BELOW = {
     "inference": "core data evaluation runs runtime model learning",
     "reporting": "core data evaluation runs runtime model learning inference",
     "training": "core data evaluation runs runtime model learning",
-    "ui": "core evaluation runs",
+    "ui": "core data evaluation runs",
     "": "core data evaluation runs runtime model learning inference training reporting ui",
 }
 BATCH = "data.batch"  # the only module of `data` that `learning` may import

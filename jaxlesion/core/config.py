@@ -90,6 +90,8 @@ class SamplingConfig:
     """Fraction of the negatives that is kept, in (0, 1]; 1 is the full set."""
     negatives_per_positive: Annotated[float | None, ABOVE_0_FINITE] = None
     """Negatives kept for each positive; replaces --sampling.negatives-kept."""
+    redraw: bool = False
+    """Draw the negatives anew in every epoch, by (seed, fold, epoch); otherwise all epochs have the same."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,11 @@ class AugmentConfig:
     """none: resize only; light: flips, quarter turns, rotation, brightness, contrast; full: light + scale and shift."""
     backend: Literal["jax", "albumentations"] = "jax"
     """jax: inside the jitted step; albumentations: on the host, through tf.data, as the paper did."""
+    mixup: Annotated[float, FROM_0_FINITE] = 0.0
+    """Mix each image and label with another's, by a share drawn from Beta(a, a) (Zhang et al. 2018); 0: not at all."""
+    cutmix: Annotated[float, FROM_0_FINITE] = 0.0
+    """Paste a rectangle of another image, its area from Beta(a, a) too (Yun et al. 2019). With --augment.mixup as well,
+    each batch has one of the two."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,12 @@ class OptimConfig:
     """Decoupled weight decay (AdamW) on kernels; 0 is plain Adam."""
     clip: Annotated[float | None, ABOVE_0] = None
     """Largest global norm of the gradient."""
+    layer_decay: Annotated[float, FRACTION] = 1.0
+    """Factor of the step size from each stage of the network to the one before it (Clark et al. 2020, section 3.1)."""
+    head_epochs: Annotated[int, at_least(0)] = 0
+    """Epochs at the beginning that change the classifier alone (Kumar et al. 2022)."""
+    label_smoothing: Annotated[float, BELOW_1] = 0.0
+    """Share e of each label that is spread evenly: 1 becomes 1 - e/2, and 0 becomes e/2 (Szegedy et al. 2016)."""
     pos_weight: Annotated[float, ABOVE_0_FINITE] = 1.0
     """Weight of the positives in the loss."""
     ema: Annotated[float | None, INSIDE_0_1] = None

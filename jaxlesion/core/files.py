@@ -1,9 +1,12 @@
 """Files: their digest, random access, and writing that never leaves half a file."""
 
+import contextlib
 import hashlib
 import math
 import os
 import re
+import stat
+import sys
 import uuid
 import weakref
 from collections.abc import Iterable
@@ -12,6 +15,7 @@ from typing import Any
 
 from jaxlesion.core.errors import InputError
 
+STDOUT = Path("-")
 LEFT_OVER = re.compile(r"\.[0-9a-f]{32}\.tmp")  # the temporary file of a killed `write_atomic`
 
 
@@ -64,19 +68,39 @@ class RandomAccessFile:
         self._descriptor = -1  # the number may be given to another file
 
 
+def is_stream(path: Path) -> bool:
+    """Return whether writing to `path` replaces nothing: `-` (standard output), a pipe, a device, /dev/stdout.
+
+    Raises:
+        OSError: the path cannot be looked at, such as one that is too long.
+    """
+    if path == STDOUT or os.path.realpath(path.parent).startswith(("/dev/", "/proc/")):
+        return True  # /dev/fd/3 may be a regular file that other output goes to as well
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return os.path.realpath(path.parent) == "/dev"
+
+
 def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Write `content` (text as UTF-8, newlines as they are) so that `path` is the old file or the whole new one.
 
-    The bytes go to a new file in the same folder, reach the disk and are then renamed. On any
-    failure the new file is removed and the error, as a rule an OSError, reaches the caller.
+    The bytes go to a new file in the same folder, reach the disk and are then renamed. A link stays, and its target is
+    written. On any failure the new file is removed and the error, as a rule an OSError, reaches the caller. A path of
+    which `is_stream` is true is written to directly.
     """
-    path = Path(path)
+    content = content.encode(errors="surrogateescape") if isinstance(content, str) else content
+    content = [content] if isinstance(content, bytes) else content
+    if is_stream(path := Path(path)):
+        return _write_stream(path, content)
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
-            content = content.encode() if isinstance(content, str) else content
-            file.writelines([content] if isinstance(content, bytes) else content)
+            file.writelines(content)
             file.flush()
+            with contextlib.suppress(FileNotFoundError):  # a new file has the mode that the umask gives
+                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(path).st_mode))
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
@@ -84,6 +108,25 @@ def write_atomic(path: Path, content: str | bytes | Iterable[bytes]) -> None:
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None  # not that of the file that is gone
         raise
+
+
+def _write_stream(path: Path, content: Iterable[bytes]) -> None:
+    if path != STDOUT:
+        with open(path, "ab", buffering=0) as file:
+            for part in content:
+                view = memoryview(part)
+                while view:
+                    view = view[file.write(view) :]
+        return
+    sys.stdout.flush()
+    for part in content:
+        if (raw := getattr(sys.stdout, "buffer", None)) is not None:
+            raw.write(part)
+            raw.flush()
+        else:  # a notebook's
+            sys.stdout.write(part.decode(errors="replace"))
+    if (lost := getattr(sys.stdout, "lost", None)) is not None:
+        raise lost
 
 
 def remove_left_over(folder: Path) -> None:

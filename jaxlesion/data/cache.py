@@ -13,6 +13,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import RandomAccessFile
 
 CACHE = Path("ckpt") / "cache"
+ELSEWHERE = "make room or allow it, or work in another folder"  # not every command does without them
 CHUNK = 512  # rows decoded between two flushes: bounds memory and the loss by a kill
 
 
@@ -49,7 +50,7 @@ class ImageCache:
             self.sums = np.memmap(sums, np.uint32, "r+", shape=(len(ids),))
         except OSError as e:
             reason = e.strerror or e
-            raise InputError(f"{folder}: cannot hold decoded images ({reason}); --data.no-cache does without") from None
+            raise InputError(f"{folder}: cannot hold decoded images ({reason}); {ELSEWHERE}") from None
 
     @staticmethod
     def file_of(folder: Path, digest: str, size: int) -> Path:
@@ -89,10 +90,7 @@ class ImageCache:
                 except OSError as e:
                     if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                         raise
-                    raise InputError(
-                        f"{self.path}: cannot hold decoded images ({e.strerror}); make room, or --data.no-cache does "
-                        "without"
-                    ) from None
+                    raise InputError(f"{self.path}: cannot hold decoded images ({e.strerror}); {ELSEWHERE}") from None
                 self.sums[[self.slot[isic_id] for isic_id in part]] = sums
                 after(len(part))
         self.sums.flush()

@@ -147,7 +147,7 @@ def describe(lesions: pd.DataFrame, config: FoldsConfig) -> list[str]:
         fewest = patients if fewest is None else min(fewest, patients)
         lines.append(f"fold {fold}: {len(rows):,} rows, {len(malignant):,} malignant, of {patients:,} patients")
     if fewest is not None and fewest < FEW_PATIENTS:
-        advice = "use fewer folds" if config.stratify or config.file else "consider --folds.stratify"
+        advice = "use fewer folds" if config.stratify or config.file else "consider --folds.stratify, or --folds.file"
         lines.append(f"a fold has malignant lesions of only {fewest} patients, too few for its metrics: {advice}")
     return lines
 
@@ -186,10 +186,21 @@ def sample(target: np.ndarray, rows: np.ndarray, config: SamplingConfig, key: tu
     return np.sort(np.concatenate([positives, kept]))
 
 
-def training_rows(lesions: pd.DataFrame, fold: int, config: SamplingConfig, seed: int) -> np.ndarray:
-    """Draw the positions [k] of the sampled rows outside `fold`, by (seed, fold)."""
+def training_rows(lesions: pd.DataFrame, fold: int, config: SamplingConfig, seed: int, epoch: int = 0) -> np.ndarray:
+    """Draw the positions [k] of the sampled rows outside `fold`, by (seed, fold), and by the epoch where asked for.
+
+    The number of rows is the same in every epoch.
+    """
     outside = np.flatnonzero(lesions["fold"].to_numpy() != fold)
-    return sample(lesions["target"].to_numpy(), outside, config, (seed, fold, 0))
+    key = (seed, fold, 0, epoch) if config.redraw and epoch else (seed, fold, 0)
+    return sample(lesions["target"].to_numpy(), outside, config, key)
+
+
+def training_pool(lesions: pd.DataFrame, fold: int, config: SamplingConfig, seed: int) -> np.ndarray:
+    """Return the positions [k] of all rows that some epoch may draw."""
+    if config.redraw:
+        return np.flatnonzero(lesions["fold"].to_numpy() != fold)
+    return training_rows(lesions, fold, config, seed)
 
 
 def validation_rows(lesions: pd.DataFrame, fold: int, config: SamplingConfig, seed: int) -> np.ndarray:

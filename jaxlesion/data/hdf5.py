@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -25,6 +26,7 @@ PIECE = 2**20  # bytes read at a time
 KEPT = 1000  # images from which on an index is kept in a file: fewer are found in under 0.1 s
 
 
+LOCKED = re.compile(r"unable to lock file|already open for")
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # h5py raises any of these for it
 
 
@@ -119,6 +121,11 @@ def index_hdf5(path: Path) -> Hdf5Index:
                 if valid_id(isic_id):
                     rows.append((isic_id, *_examine(file.id, name, end)))
     except DAMAGE as error:
+        if LOCKED.search(str(error)):
+            raise InputError(
+                f"{path}: is locked: another process writes to it; wait for its end. Where nobody does, set "
+                "HDF5_USE_FILE_LOCKING=FALSE, or clear the mark of a writer that was killed by h5clear -s"
+            ) from None
         raise InputError(
             f"{path}: not a readable HDF5 file ({_one_line(error)}); give the file of images or get it again"
         ) from error

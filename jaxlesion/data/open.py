@@ -15,6 +15,7 @@ from jaxlesion.core.config import Layout
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import ignore
 from jaxlesion.data.dataset import Dataset
+from jaxlesion.data.identity import IMAGE_SUFFIX
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.sources import FolderImages, ImageSource, holds_images, open_images
 from jaxlesion.data.spellings import BENIGN, MALIGNANT, positives, recognise
@@ -87,6 +88,22 @@ def open_table(
     if (table := _table_of(wanted)) is None:
         raise InputError(_nothing(wanted))
     return wanted.lesions(table)
+
+
+def read_from(data_dir: Path) -> Iterator[Path]:
+    """Yield the files and folders of a folder that some layout reads, whether they are there or not."""
+    if (data_dir / "dataset_info.json").exists():
+        yield data_dir
+    yield data_dir / "isic2024"
+    for split in ("train", "test"):
+        yield from (data_dir / f"{split}-{name}" for name in ("image", *(f"image{end}" for end in HDF5_SUFFIXES)))
+        yield from (data_dir / f"{split}-metadata{suffix}" for suffix in TABLE_SUFFIXES)
+    for path in sorted(data_dir.iterdir()) if data_dir.is_dir() else ():
+        is_image = IMAGE_SUFFIX.search(path.name) or path.suffix.lower() in HDF5_SUFFIXES
+        if is_image or (path.is_dir() and holds_images(path, deep=True)):
+            yield path
+    if data_dir.is_dir():
+        yield from _known_tables(data_dir, Layout(), labelled=False)
 
 
 def _wanted(
@@ -212,21 +229,28 @@ def _tables(folder: Path) -> list[Path]:
 
 def _known_table(wanted: _Wanted) -> Path | None:
     """Return the only table of the folder whose columns are known."""
-    known = []
-    for path in _tables(wanted.folder):
-        if path.name.startswith(("train-metadata.", "test-metadata.")):  # of the other split
-            continue
-        names = read_header(path)
-        spelling = recognise(names, wanted.layout)
-        needed = {spelling.isic_id, *(spelling.target if wanted.labelled else ())}
-        if needed <= set(names) and (spelling.target or not wanted.labelled):
-            known.append(path)
+    known = list(_known_tables(wanted.folder, wanted.layout, labelled=wanted.labelled))
     if len(known) > 1:
         raise InputError(
             f"{wanted.folder} has several tables of lesions ({', '.join(p.name for p in known[:5])}): name one by "
             "--data.table"
         )
     return known[0] if known else None
+
+
+def _known_tables(folder: Path, layout: Layout, *, labelled: bool) -> Iterator[Path]:
+    """Yield the tables of lesions under other names than the competition's; tables of predictions are none."""
+    for path in _tables(folder):
+        if path.name.startswith(("train-metadata.", "test-metadata.")):
+            continue
+        try:
+            names = read_header(path)
+        except InputError:  # not a table: said where it is named
+            continue
+        spelling = recognise(names, layout)
+        needed = {spelling.isic_id, *(spelling.target if labelled else ())}
+        if needed <= set(names) and (spelling.target or not labelled) and "prediction" not in names:
+            yield path
 
 
 def _classes(wanted: _Wanted) -> tuple[Path, list[Path]]:

@@ -14,6 +14,7 @@ from jaxlesion.core.config import MAX_FOLDS
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.core.hooks import ignore
+from jaxlesion.data.identity import alike
 from jaxlesion.data.tables import numbers, place, read_header, read_table, shown
 
 COLUMNS = ("isic_id", "patient_id", "target", "fold", "prediction", "model")
@@ -87,10 +88,10 @@ def csv_bytes(rows: Iterable[Sequence[object]], chunk_rows: int = CHUNK) -> Iter
     for number, row in enumerate(rows, start=1):
         writer.writerow(row)
         if number % chunk_rows == 0:
-            yield text.getvalue().encode()
+            yield text.getvalue().encode(errors="surrogateescape")
             text.seek(0)
             text.truncate()
-    yield text.getvalue().encode()
+    yield text.getvalue().encode(errors="surrogateescape")
 
 
 def write_submission(path: Path, rows: Iterable[Sequence[str]]) -> None:
@@ -167,6 +168,8 @@ def _complete(
     counted += [(f"of {len(table):,} rows {why}", table.loc[rows, "isic_id"]) for why, rows in unusable.items()]
     for what, ids in counted:
         if len(ids) and not allowed:
+            if truth is not None and (pair := alike(ids, set(table["isic_id"]) ^ set(truth["isic_id"]))) is not None:
+                raise InputError(f"{path}: {len(ids):,} {what}: {pair[1]!r} reads like {pair[0]!r}; write ids alike")
             raise InputError(
                 f"{path}: {len(ids):,} {what}, {ids.iloc[0]} first; complete them, or give --allow-missing to leave "
                 "them out"

@@ -27,6 +27,7 @@ from jaxlesion.inference.overlap import Overlap
 from jaxlesion.inference.predictor import data_config, predict_ensemble, predict_out_of_fold
 from jaxlesion.runs.store import Run
 
+VIEWS_NOTE = "probabilities of several views; the calibration was fitted on single ones"
 BEST_NOTE = "checkpoint best: its epoch was chosen on rows of this very fold, so these figures are too good"
 
 
@@ -50,6 +51,8 @@ class LabelledOptions:
     """Take patient ids that differ only by case, by .0 or by characters that look alike as different patients."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint predicts. best was chosen on rows that it is scored on."""
+    tta: Literal[1, 8] = 1
+    """With --run: views of each image, 8 for its exact mirrors and quarter turns."""
     batch_size: int | None = None
     """With --run: images per step [default: the run's]. No figure depends on it."""
 
@@ -144,6 +147,8 @@ def _metadata(options: LabelledOptions, say: Callable[[str], None] = ignore) -> 
 def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labelled:
     notes: list[str] = []
     layout = run.layout(options.data.table) if options.data_dir is None else options.data
+    if options.tta > 1:
+        notes.append(VIEWS_NOTE)
     dataset = open_dataset(
         options.data_dir or run.config.data_dir, layout=layout, columns=(*KEYS, *subgroups.COLUMNS), say=notes.append
     )
@@ -154,7 +159,7 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
         batches = open_batches(config, dataset.lesions, dataset, digests["images"])
         overlap = Overlap(run, dataset.lesions["isic_id"].tolist())
         batches.watch = overlap.watch
-        found = predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress)
+        found = predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress, options.tta)
         table = _as_written(found.table)
         notes.append(f"external set, none of its ids was trained on: {table['model'].iloc[0]}")
         notes += overlap.ids_note() + overlap.pixels_note()
@@ -163,8 +168,8 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
     run.check_data(digests)
     lesions = run.lesions(dataset)
     batches = open_batches(config, lesions, dataset, digests["images"])
-    table = predict_out_of_fold(run, lesions, batches, options.checkpoint, progress)
-    if options.checkpoint == "last":
+    table = predict_out_of_fold(run, lesions, batches, options.checkpoint, progress, options.tta)
+    if options.checkpoint == "last" and options.tta == 1:
         notes.append(_agreement(run, table))
     table = _as_written(table)
     probabilities, said = _calibrated(run, lambda calibration: _out_of_fold(calibration, table))
@@ -172,7 +177,7 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
 
 
 def _out_of_fold(calibration: Calibration, table: pd.DataFrame) -> np.ndarray:
-    calibration.check(table["model"].unique().tolist())
+    calibration.check([name.partition(" x ")[0] for name in table["model"].unique()])
     return calibration.out_of_fold(table["prediction"], table["fold"])
 
 
@@ -193,5 +198,9 @@ def _as_written(table: pd.DataFrame) -> pd.DataFrame:
 def _agreement(run: Run, table: pd.DataFrame) -> str:
     """Return a sentence on how far the predictions are from those that training wrote."""
     stored = concatenate([read_predictions(run.fold(k).oof) for k in run.finished_folds()])
-    known = stored.set_index("isic_id")["prediction"].reindex(table["isic_id"]).to_numpy(np.float32)
+    if stored["isic_id"].duplicated().any() or set(stored["isic_id"]) != set(table["isic_id"]):
+        raise InputError(
+            f"{run.folder}: the oof.csv of its folds do not hold each held-out row once: put back what training wrote"
+        )
+    known = stored.set_index("isic_id")["prediction"].loc[table["isic_id"]].to_numpy(np.float32)
     return f"largest difference to the predictions that training wrote: {np.abs(known - table['prediction']).max():.1e}"

@@ -63,16 +63,16 @@ def data_config(run: Run, batch_size: int | None) -> DataConfig:
 
 
 def predict_out_of_fold(
-    run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, progress: type[Meter] = Meter
+    run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, progress: type[Meter] = Meter, views: int = 1
 ) -> pd.DataFrame:
     """Predict each finished fold's held-out rows by that fold; return the Predictions table."""
-    step, mesh = _ready(run, batches)
+    step, mesh = _ready(run, batches, views)
     tables = []
     for fold in finished_folds(run):
         variables, at = restore_variables(run, fold, which, mesh)
         rows = np.flatnonzero(lesions["fold"].to_numpy() == fold)
         prediction = predict_rows(step, variables, batches, rows, mesh, f"fold {fold}: predicting", progress)
-        tables.append(predictions_table(lesions.iloc[rows], prediction, f"fold_{fold}/{at}", fold))
+        tables.append(predictions_table(lesions.iloc[rows], prediction, f"fold_{fold}/{at}{_of_views(views)}", fold))
     return concatenate(tables)
 
 
@@ -86,22 +86,23 @@ class Ensemble:
         batches: of the lesions.
         which: checkpoint of each fold.
         calibrated: by what the run stored; `name` says so.
+        views: of each image, see `make_predict_step`; `name` says so.
 
     Raises:
         InputError: no finished fold, or no calibration of these checkpoints.
     """
 
-    def __init__(self, run: Run, batches: Batches, which: Which, *, calibrated: bool = False):
+    def __init__(self, run: Run, batches: Batches, which: Which, *, calibrated: bool = False, views: int = 1):
         folds = finished_folds(run)
         self.calibration = run.calibration() if calibrated else None
         self.batches = batches
-        self._one, self._mesh = _ready(run, batches)
+        self._one, self._mesh = _ready(run, batches, views)
         restored = [restore_variables(run, fold, which, self._mesh) for fold in folds]
         self.members = [variables for variables, _ in restored]
         self.models = [f"fold_{fold}/{at}" for fold, (_, at) in zip(folds, restored, strict=True)]
         if self.calibration is not None:
             self.calibration.check(self.models)  # before the work
-        self.name = f"mean of {' '.join(self.models)}" + (", calibrated" if calibrated else "")
+        self.name = f"mean of {' '.join(self.models)}{_of_views(views)}" + (", calibrated" if calibrated else "")
         self.title = f"predicting by {len(folds)} folds"
 
     def digest(self) -> str:
@@ -149,17 +150,21 @@ class EnsemblePredictions(NamedTuple):
 
 
 def predict_ensemble(
-    run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, progress: type[Meter] = Meter
+    run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, progress: type[Meter] = Meter, views: int = 1
 ) -> EnsemblePredictions:
     """Predict lesions that no fold has seen by each fold and by the mean of all. See `Ensemble`."""
-    ensemble, rows = Ensemble(run, batches, which), np.arange(len(lesions))
+    ensemble, rows = Ensemble(run, batches, which, views=views), np.arange(len(lesions))
     decode_ahead(batches, rows, again=False, progress=progress)
     with progress(ensemble.title, len(rows)) as meter:
         each = ensemble.predict_each(rows, meter.advance)
     return EnsemblePredictions(predictions_table(lesions, each.mean(1), ensemble.name), each, ensemble.models)
 
 
-def _ready(run: Run, batches: Batches) -> tuple[Step, Mesh]:
+def _of_views(views: int) -> str:
+    return f" x {views} views" if views > 1 else ""
+
+
+def _ready(run: Run, batches: Batches, views: int) -> tuple[Step, Mesh]:
     keep_compiled()
     use_cores(batches.config.batch_size)
-    return make_predict_step(build_model(run.config.model)), data_mesh(batches.config.batch_size)
+    return make_predict_step(build_model(run.config.model), views), data_mesh(batches.config.batch_size)

@@ -5,6 +5,7 @@ checkpoints and options, so that no other prediction is ever added to them.
 """
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -12,12 +13,13 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple, Self
 
 import pandas as pd
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import write_atomic
+from jaxlesion.core.files import is_stream, write_atomic
 from jaxlesion.data.predictions import COLUMNS, csv_bytes, write_predictions
 
 ROWS = 65_536  # in a shard, by default
@@ -56,7 +58,7 @@ class Shards:
     """Keeps the shards of one table.
 
     Args:
-        out: the table.
+        out: the table; beside a stream nothing is kept, and the shards lie in a temporary folder.
         isic_ids: of all its rows, in their order.
         rows: of each shard; the last one may have fewer.
         key: everything that the predictions depend on, as JSON.
@@ -67,7 +69,9 @@ class Shards:
 
     def __init__(self, out: Path, isic_ids: Sequence[str], rows: int, key: Mapping[str, object]):
         self.out, self.ids, self.size = out, isic_ids, rows
-        self.folder = out.with_name(f"{out.name}.parts")
+        self.kept_in = TemporaryDirectory(prefix="jaxlesion-") if is_stream(out) else None
+        beside = Path(self.kept_in.name) / "predictions.csv" if self.kept_in else out
+        self.folder = beside.with_name(f"{beside.name}.parts")
         self._begin(json.loads(json.dumps({**key, "shard rows": rows})))
 
     def __len__(self) -> int:
@@ -98,6 +102,10 @@ class Shards:
         with self._unless_merged():
             write_atomic(self.out, csv_bytes(self._all_rows()))
         return True
+
+    def predictions(self) -> Iterator[tuple[str, str]]:
+        """Yield isic_id and prediction, as text, of each row; until `remove`."""
+        return ((row[0], row[COLUMNS.index("prediction")]) for row in itertools.islice(self._all_rows(), 1, None))
 
     def remove(self) -> None:
         """Remove the shards; a kill at any moment leaves all of them under their name, or none."""

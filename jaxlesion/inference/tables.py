@@ -1,13 +1,13 @@
 """Predict a test set, or single files, by the mean of a run's folds."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import sha256
+from jaxlesion.core.files import is_stream, sha256
 from jaxlesion.core.hooks import SILENT, Hooks, Meter
 from jaxlesion.data.batches import Batches
 from jaxlesion.data.cache import CACHE, ImageCache
@@ -32,6 +32,7 @@ class PredictOptions:
         shard_rows: rows that are written at a time.
         cache: whether to keep the decoded images.
         part: the shards that this process makes.
+        views: of each image, see `make_predict_step`.
     """
 
     checkpoint: Which
@@ -40,20 +41,22 @@ class PredictOptions:
     shard_rows: int
     cache: bool
     part: Part
+    views: int = 1
 
 
 def predict_files(
     run: Run, paths: Sequence[Path], options: PredictOptions, progress: type[Meter] = Meter
 ) -> tuple[pd.DataFrame, str]:
-    """Predict single image files; return their Predictions table and the name of the ensemble.
+    """Predict single image files; return their Predictions table, a row a path, and the name of the ensemble.
 
     Raises:
         InputError: whatever is wrong with run or images.
     """
     images = FileImages(paths)
-    lesions = pd.DataFrame({"isic_id": list(images.ids)})
-    batches = Batches(images, lesions["isic_id"], None, data_config(run, options.batch_size))
-    ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated)
+    names = [str(path) for path in paths]
+    lesions = pd.DataFrame({"isic_id": [os.fsencode(name).decode(errors="backslashreplace") for name in names]})
+    batches = Batches(images, names, None, data_config(run, options.batch_size))
+    ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated, views=options.views)
     with progress(ensemble.title, len(lesions)) as meter:
         return ensemble.predict(lesions, range(len(lesions)), meter.advance), ensemble.name
 
@@ -69,7 +72,7 @@ def predict_dataset(
     Args:
         run: with at least one finished fold.
         dataset: the test set.
-        out: the Predictions table.
+        out: the Predictions table; where `is_stream` is true of it, a kill loses the shards.
         submission: the competition's form, written too unless None.
         options: see `PredictOptions`.
         hooks: see `Hooks`.
@@ -82,7 +85,7 @@ def predict_dataset(
     """
     lesions, ids = dataset.lesions, dataset.lesions["isic_id"].tolist()
     batches = Batches(dataset.images, ids, None, data_config(run, options.batch_size))
-    ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated)
+    ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated, views=options.views)
     images = fingerprint(dataset, sound=True)  # before a folder of shards is made
     overlap = Overlap(run, ids)
     for note in overlap.ids_note():
@@ -111,7 +114,7 @@ def predict_dataset(
         return False
     hooks.say(f"{len(ids):,} predictions in {out}, by the {ensemble.name}{rate}")
     if submission is not None:
-        write_submission(submission, predictions_as_text(out))
+        write_submission(submission, shards.predictions() if is_stream(out) else predictions_as_text(out))
         hooks.say(f"submission in {submission}")
     shards.remove()
     return True
@@ -131,17 +134,3 @@ def _open_shards(
     }
     # Whole batches, the same for any number of rows in a shard: then not even the last bit depends on it.
     return Shards(out, ids, -(-options.shard_rows // config.batch_size) * config.batch_size, key)
-
-
-def check_folders(paths: dict[str, Path | None]) -> None:
-    """Check that the folder of each output exists.
-
-    Args:
-        paths: of the outputs, by the option that names them.
-
-    Raises:
-        InputError: one does not.
-    """
-    for option, path in paths.items():
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{option} {path}: there is no such folder; make it, or give another path")

@@ -1,5 +1,6 @@
 """Orbax behind one small wrapper: the last two checkpoints and the best, restored by name of step."""
 
+import os
 import re
 import shutil
 import warnings
@@ -15,13 +16,32 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import remove_left_over, sha256, write_atomic
-from jaxlesion.runtime.processes import from_first, process_index
+from jaxlesion.runtime.processes import from_first, process_count, process_index
 
 TRASH = "_trash"  # deleting is a rename into here first, so that a kill never leaves half a step that looks whole
 CHECKSUMS = "_checksums"  # of each step, as `sha256sum --check` reads them in the checkpoints' folder
 DAMAGED = "_damaged"  # steps that differ from what was saved, for inspection
 METRIC = "metric"
 SPLIT = 2**20  # bytes: no smaller parts of an array are shared among devices. Every shape of part compiles a slice
+
+
+# Orbax takes these in a path for a pattern, and TensorStore takes only UTF-8.
+PATTERN = re.compile(r"[*?\[\]\\\ud800-\udfff]")
+
+
+def _without_pattern(folder: Path) -> Path:
+    """Return another name of a folder where its own would be taken for a pattern: that of an open descriptor.
+
+    The descriptor stays open: TensorStore may remember what it has read by a name.
+
+    Raises:
+        InputError: the system has no such names, or several processes would each have their own.
+    """
+    if not PATTERN.search(str(folder)):
+        return folder
+    if not Path("/proc/self/fd").is_dir() or process_count() > 1:
+        raise InputError(f"{folder}: checkpoints cannot be kept below a name with [ ] * ? or \\: rename that folder")
+    return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}")
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:
@@ -62,8 +82,9 @@ class Checkpoints:
                 ),
             ]
         )
+        self.plain = _without_pattern(self.folder)
         self.manager = ocp.CheckpointManager(
-            self.folder,
+            self.plain,
             options=ocp.CheckpointManagerOptions(
                 # Without best_fn the metrics would not be written; the policy above decides what is kept.
                 best_fn=lambda metrics: metrics[METRIC],
@@ -78,6 +99,9 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        last = max((int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()), default=None)
+        if last is not None and not self._checksums(last).is_file():
+            self._put_back()  # a kill came before the last one had been read back
         self._empty_trash()
         self._set_damaged_aside()
 
@@ -89,19 +113,22 @@ class Checkpoints:
         self.wait()
         metrics, step = None if metric is None else {METRIC: metric}, int(state.step)
         self.manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)), metrics=metrics)
-        self.saving = self.thread.submit(self._finish, step)
+        self.saving = self.thread.submit(self._finish, step, jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
 
     def wait(self) -> None:
         """Wait for the save under way.
 
         Raises:
-            InputError: it could not be written; the checkpoints before it are as they were.
+            InputError: it could not be written or read back; the checkpoints before it are as they were.
         """
         if self.saving is None:
             return
         saving, self.saving = self.saving, None
         try:
             saving.result()
+        except InputError:
+            self.failed = True
+            raise
         except (OSError, ValueError) as e:  # Orbax passes on what the system said, TensorStore a ValueError
             self.failed = True
             # TensorStore's message names every layer; the system's own words stand after the last path.
@@ -109,11 +136,15 @@ class Checkpoints:
             reason = e.strerror if isinstance(e, OSError) else said[1] if said else " ".join(str(e).split())[:200]
             raise InputError(f"{self.folder}: a checkpoint cannot be written ({reason}); make room there") from None
 
-    def _finish(self, step: int) -> None:
-        """Write the checksums of a finished save, and free the space of the steps dropped for it."""
+    def _finish(self, step: int, like: Any) -> None:
+        """Read a finished save back, write its checksums, and free the space of the steps dropped for it."""
         self.manager.wait_until_finished()
         if process_index() > 0:
             return
+        if (what := self._unreadable(step, like)) is not None:
+            self._set_aside(step)
+            self._put_back()
+            raise InputError(f"{self.folder}: step {step} cannot be read back ({what}), and is set aside in {DAMAGED}")
         lines = [f"{sha256(path)}  {path.relative_to(self.folder)}\n" for path in _files(self.folder / str(step))]
         (self.folder / CHECKSUMS).mkdir(exist_ok=True)
         remove_left_over(self.folder / CHECKSUMS)
@@ -122,6 +153,24 @@ class Checkpoints:
             if path.stem.isdecimal() and not (self.folder / path.stem).is_dir():
                 path.unlink()
         self._empty_trash()
+
+    def _unreadable(self, step: int, like: Any) -> str | None:
+        """Return why a saved step is not a state like that one; None if it is. Reads all of it, into host memory."""
+        as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        try:
+            found = _handler().restore(
+                self.plain / str(step) / "state", args=ocp.args.PyTreeRestore(like, restore_args=as_numpy)
+            )
+            shapes = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in jax.tree.leaves(found)]
+        except Exception as e:  # whatever Orbax, TensorStore or the system says
+            return " ".join((str(e) or type(e).__name__).split())[:200]
+        return None if shapes == [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(like)] else "other shapes"
+
+    def _put_back(self) -> None:
+        """Put back the steps that were dropped for the last one."""
+        for path in (self.folder / TRASH).glob("*"):
+            if path.name.isdecimal() and not (self.folder / path.name).exists():
+                path.rename(self.folder / path.name)
 
     def damage(self, step: int) -> str | None:
         """Return the first file of the checkpoint that differs from what was saved, and how; None if none does.
@@ -160,11 +209,14 @@ class Checkpoints:
             )
         for step, what in bad.items():
             warnings.warn(f"{what}; step {step} is set aside in {DAMAGED}", stacklevel=5)
-            (self.folder / DAMAGED).mkdir(exist_ok=True)
-            if (self.folder / str(step)).is_dir():
-                shutil.rmtree(self.folder / DAMAGED / str(step), ignore_errors=True)
-                (self.folder / str(step)).rename(self.folder / DAMAGED / str(step))
-            self._checksums(step).unlink()
+            self._set_aside(step)
+
+    def _set_aside(self, step: int) -> None:
+        (self.folder / DAMAGED).mkdir(exist_ok=True)
+        if (self.folder / str(step)).is_dir():
+            shutil.rmtree(self.folder / DAMAGED / str(step), ignore_errors=True)
+            (self.folder / str(step)).rename(self.folder / DAMAGED / str(step))
+        self._checksums(step).unlink(missing_ok=True)
 
     def step(self, which: Literal["last", "best"] = "last") -> int | None:
         """Return the step of the last or the best checkpoint; None where there is none."""
@@ -183,6 +235,7 @@ class Checkpoints:
             restored = self.manager.restore(step, args=wanted)
         except (ValueError, KeyError, FileNotFoundError) as e:
             reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+            reason = reason.replace(str(self.plain), str(self.folder))
             raise InputError(f"{self.folder}/{step}: the checkpoint does not fit this run ({reason[:200]})") from None
         return restored["state"]
 

@@ -8,11 +8,11 @@ import optax
 def binary_cross_entropy(
     logits: jax.Array, labels: jax.Array, mask: jax.Array, pos_weight: float = 1.0, count: jax.Array | None = None
 ) -> jax.Array:
-    """Return the mean of -[w y log p + (1 - y) log(1 - p)] over the rows whose mask is 1.
+    """Return the mean of -[1 + (w - 1) y] [y log p + (1 - y) log(1 - p)] over the rows whose mask is 1.
 
     Args:
         logits: [b] float32.
-        labels: [b] 0 or 1.
+        labels: [b] from 0 to 1.
         mask: [b] 1 for rows that count.
         pos_weight: w, the weight of the positives.
         count: [] the divisor, where the rows are a share of a batch [default: the rows that count].
@@ -20,5 +20,5 @@ def binary_cross_entropy(
     Returns:
         [] float32; 0 when no row counts.
     """
-    loss = optax.sigmoid_binary_cross_entropy(logits, labels) * jnp.where(labels == 1, pos_weight, 1.0)
+    loss = optax.sigmoid_binary_cross_entropy(logits, labels) * (1 + (pos_weight - 1) * labels)
     return jnp.sum(loss * mask) / jnp.maximum(jnp.sum(mask) if count is None else count, 1)

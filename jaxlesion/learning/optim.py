@@ -8,6 +8,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxlesion.core.config import OptimConfig
+from jaxlesion.model.blocks import HEAD
 
 
 def learning_rate(config: OptimConfig, step: jax.Array, total_steps: jax.Array) -> jax.Array:
@@ -48,7 +49,35 @@ def decaying(params: Any) -> jax.Array:
     return ravel_pytree(jax.tree.map(lambda p: p if p.ndim > 1 else jnp.zeros_like(p), params))[0]
 
 
-def descend(params: Any, direction: jax.Array, rate: jax.Array | float) -> Any:
-    """Return a tree of n numbers after one step of `rate` against `direction` [n]."""
+def descend(params: Any, direction: jax.Array, rate: jax.Array | float, factors: Any = None) -> Any:
+    """Return a tree of n numbers after one step of `rate` against `direction` [n], times `factors` of each module."""
     flat, as_tree = ravel_pytree(params)
-    return as_tree(flat - rate * direction)
+    if factors is None:
+        return as_tree(flat - rate * direction)
+    moves = as_tree(rate * direction)
+    return {
+        name: jax.tree.map(lambda p, move, factor=factors[name]: p - factor * move, params[name], moves[name])
+        for name in params
+    }
+
+
+def factors(params: Any, config: OptimConfig, in_head: jax.Array) -> dict[str, jax.Array | float] | None:
+    """Return the factor of the rate of each module, by name; None where all are 1.
+
+    The classifier has 1, the last convolution `layer_decay`, the last stage its square, and so on to the stem
+    (discriminative rates: Clark et al. 2020, section 3.1). While `in_head`, all but the classifier have 0.
+    """
+    if config.layer_decay == 1 and not config.head_epochs:
+        return None
+    stages = [int(name.split("_")[1]) for name in params if name.startswith("blocks_")]
+    last = max(stages, default=0)
+    found = {}
+    for name in params:
+        if name == HEAD:
+            found[name] = 1.0
+            continue
+        below = {"conv_head": 1, "bn2": 1, "conv_stem": last + 3, "bn1": last + 3}
+        depth = below[name] if name in below else last + 2 - int(name.split("_")[1])
+        factor = config.layer_decay**depth
+        found[name] = jnp.where(in_head, 0.0, factor) if config.head_epochs else factor
+    return found

@@ -15,7 +15,8 @@ from jaxlesion.core.config import OptimConfig, RecipeSpec
 from jaxlesion.data.batch import Batch
 from jaxlesion.learning.augment import augment
 from jaxlesion.learning.losses import binary_cross_entropy
-from jaxlesion.learning.optim import decaying, descend, learning_rate
+from jaxlesion.learning.mix import Mixing, mix
+from jaxlesion.learning.optim import decaying, descend, factors, learning_rate
 from jaxlesion.learning.state import TrainState, merge, trainable
 from jaxlesion.model.efficientnet import EfficientNetV2
 from jaxlesion.model.gradcam import grad_cam
@@ -34,10 +35,11 @@ def make_train_step(
     seed: int,
     recipe: RecipeSpec,
     mesh: Mesh,
+    mixing: Mixing = Mixing(),  # noqa: B008 - a constant
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the jitted optimiser step on one batch, which donates its input state.
 
-    Dropout and stochastic depth draw from (seed, step), augmentation by `recipe` from (seed, epoch, row), so
+    Dropout, stochastic depth and mixing draw from (seed, step), augmentation by `recipe` from (seed, epoch, row), so
     that a resumed run repeats them. Metrics are `loss` and `grad_norm`, both []: where either is not finite,
     the new state is worthless.
 
@@ -48,23 +50,28 @@ def make_train_step(
         seed: of what is drawn.
         recipe: augmentation of uint8 images; `RecipeSpec()` where the host has augmented them.
         mesh: that the batch is split over.
+        mixing: of images and labels.
     """
     differentiate = _make_differentiate(model, config, mesh)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        images = batch["image"]
+        images, label = batch["image"], batch["label"]
+        if config.label_smoothing:
+            label = label * (1 - config.label_smoothing) + config.label_smoothing / 2
         if images.ndim == 4:  # else the features of a frozen backbone
             images = augment(images, recipe, seed, state.step // state.steps_per_epoch, batch["row"])
             images = normalise(images, model.variant)
+            images, label = mix(images, label, batch["mask"], mixing, jax.random.fold_in(key, 1))
 
         whole = {"params": state.params, "batch_stats": state.batch_stats}
         before = trainable(whole, frozen=model.frozen)["params"]
-        loss, gradient, batch_stats = differentiate(whole, images, batch["label"], batch["mask"], key)
+        loss, gradient, batch_stats = differentiate(whole, images, label, batch["mask"], key)
         kernels = decaying(before) if config.weight_decay else None
         direction, opt_state = optimiser.update(gradient, state.opt_state, kernels)
         rate = learning_rate(config, state.step, state.total_steps)
-        after = descend(before, direction, rate)
+        in_head = state.step < config.head_epochs * state.steps_per_epoch
+        after = descend(before, direction, rate, factors(before, config, in_head))
         whole = merge(whole, {"params": after, "batch_stats": batch_stats})
         averaged = state.ema
         if config.ema is not None:
@@ -109,16 +116,31 @@ def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
     return differentiate
 
 
-def make_predict_step(model: EfficientNetV2) -> Step:
-    """Return the jitted step to probabilities of malignancy [b], float32: the sigmoid of the logit, uncorrected."""
+def make_predict_step(model: EfficientNetV2, views: int = 1) -> Step:
+    """Return the jitted step to probabilities of malignancy [b], float32: the sigmoid of the logit, uncorrected.
+
+    Args:
+        model: the network.
+        views: 8 for the sigmoid of the mean logit over the `symmetries` of each image, 1 for the image alone.
+    """
 
     def step(variables: Variables, batch: Batch) -> jax.Array:
-        images = batch["image"]
-        if images.ndim == 4:  # else the features of a frozen backbone
-            images = normalise(images, model.variant)
-        return jax.nn.sigmoid(model.apply(variables, images)[:, 0])
+        def logits(images: jax.Array) -> jax.Array:
+            if images.ndim == 4:  # else the features of a frozen backbone
+                images = normalise(images, model.variant)
+            return model.apply(variables, images)[:, 0]
+
+        if views == 1:
+            return jax.nn.sigmoid(logits(batch["image"]))
+        return jax.nn.sigmoid(lax.map(logits, symmetries(batch["image"])).mean(0))  # one compiled network for all
 
     return jax.jit(step)
+
+
+def symmetries(images: jax.Array) -> jax.Array:
+    """Return square images [b, h, h, 3] in their eight exact symmetries [8, b, h, h, 3]: quarter turns and mirrors."""
+    both = (images, jnp.flip(images, 2))
+    return jnp.stack([jnp.rot90(image, turns, (1, 2)) for image in both for turns in range(4)])
 
 
 def make_feature_step(model: EfficientNetV2) -> Step:

@@ -1,6 +1,7 @@
 """Train one fold: from its first or last saved step to the probabilities of the rows that it held out."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxlesion.core.hooks import SILENT, Hooks, Meter
 from jaxlesion.learning.checkpoint import Checkpoints
 from jaxlesion.learning.feed import Feed, feed_batches, feed_rows, should_hold
 from jaxlesion.learning.loop import NotFinite, StepHooks, decode_ahead, predict_batches, predict_rows, train_batches
+from jaxlesion.learning.mix import Mixing
 from jaxlesion.learning.optim import make_optimiser
 from jaxlesion.learning.saver import SaveClock, Saver, stop_if
 from jaxlesion.learning.state import TrainState, abstract_state, create_state
@@ -31,12 +33,23 @@ from jaxlesion.runtime.signals import StopSignal
 
 @dataclass(frozen=True)
 class FoldRows:
-    """The rows of one fold, as positions in the table of lesions: trained on, validated on, and held out."""
+    """The rows of one fold, as positions in the table of lesions.
+
+    Args:
+        fold: its number.
+        training: [m] rows that the first epoch is trained on.
+        validation: rows that are predicted after each epoch.
+        held_out: rows that are predicted at the end.
+        pool: all rows that some epoch is trained on.
+        of_epoch: gives the rows [m] of an epoch, from 0.
+    """
 
     fold: int
     training: np.ndarray
     validation: np.ndarray
     held_out: np.ndarray
+    pool: np.ndarray
+    of_epoch: Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,10 @@ class Training:
         recipe = RECIPES[config.augment.recipe] if self.host_recipe is None else RecipeSpec()
         optimiser = make_optimiser(config.optim)
         seed = config.data.seed
-        step = make_train_step(self.model, optimiser, config.optim, seed=seed, recipe=recipe, mesh=self.mesh)
+        mixing = Mixing(config.augment.mixup, config.augment.cutmix)
+        step = make_train_step(
+            self.model, optimiser, config.optim, seed=seed, recipe=recipe, mesh=self.mesh, mixing=mixing
+        )
         return vouching(compile_before_running(step))
 
     @cached_property
@@ -153,7 +169,7 @@ def train_fold(
     """
     training = Training(config, rows, batches.shared(local_share(config.data.batch_size)), hooks, stop)
     hooks.observe("decoding", fold=rows.fold)
-    wanted = np.union1d(rows.training, rows.validation)
+    wanted = np.union1d(rows.pool, rows.validation)
     decode_ahead(training.batches, wanted, again=True, progress=hooks.progress)
     state = _first_state(training, checkpoints, journal, weights)
     feed = choose_feed(training, state)
@@ -200,15 +216,15 @@ def choose_feed(training: Training, state: TrainState) -> Feed:
     """
     config, mesh, rows = training.config, training.mesh, training.rows
     if config.model.freeze and config.augment.recipe == "none":
-        both = np.union1d(rows.training, rows.validation)
+        both = np.union1d(rows.pool, rows.validation)
         title = training.title("features of the frozen backbone")
         features = _predict(training, state, both, title, make_feature_step(training.model))
         return feed_rows(features, both, mesh, "features")
-    size = len(rows.training) * 3 * config.data.image_size**2
+    size = len(rows.pool) * 3 * config.data.image_size**2
     if training.host_recipe is None and from_first(lambda: should_hold(config.data.on_device, size, mesh)):
-        parts = [batch["image"][batch["mask"] > 0] for batch in training.batches.plain(rows.training)]
-        images = gather(np.concatenate(parts), len(rows.training), training.batch_size)
-        return feed_rows(images, rows.training, mesh, "images")
+        parts = [batch["image"][batch["mask"] > 0] for batch in training.batches.plain(rows.pool)]
+        images = gather(np.concatenate(parts), len(rows.pool), training.batch_size)
+        return feed_rows(images, rows.pool, mesh, "images")
     return feed_batches(mesh)
 
 
@@ -221,9 +237,9 @@ def _run_epoch(
     if start == 0:
         state = state.replace(loss_sum=replicate(training.mesh, np.zeros((), np.float32)))
     if feed.held == "nothing":
-        batches = training.batches.training(rows.training, training.host_recipe, done, start)
+        batches = training.batches.training(rows.of_epoch(done), training.host_recipe, done, start)
     else:
-        batches = training.batches.rows_only(rows.training, done, start)
+        batches = training.batches.rows_only(rows.of_epoch(done), done, start)
     clock = SaveClock(config.checkpoint.every_minutes, steps - start)
     saver = Saver(checkpoints, training.stop, training.votes, clock, hooks.observe)
     began = time.perf_counter()
@@ -276,4 +292,7 @@ def _not_finite(training: Training, error: NotFinite, checkpoints: Checkpoints) 
     ids = ", ".join(training.batches.ids[row] for row in gather(error.rows, size, size))
     last = checkpoints.step()
     good = "no checkpoint had been saved" if last is None else f"the last good checkpoint is that of step {last}"
-    return InputError(f"{error}; {good}; look at the images, or lower --optim.learning-rate. The batch was {ids}")
+    return InputError(
+        f"{error}; {good}; look at the images, or begin another --run-dir with a lower --optim.learning-rate. "
+        f"The batch was {ids}"
+    )

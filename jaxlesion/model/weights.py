@@ -49,7 +49,7 @@ def _download(repository: str, path: Path) -> None:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0][:160]
         raise InputError(
             f"ImageNet weights could not be downloaded ({reason}): fetch {address} elsewhere and save it as {path}, "
-            "or give --weights FILE, or --weights none for random ones"
+            "or give that file by --weights (none: random ones)"
         ) from None
     if (digest := sha256(fetched)) != stated:
         fetched.unlink()

@@ -20,7 +20,7 @@ from jaxlesion.core.config import Layout, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import LEFT_OVER, remove_left_over, without_nan, write_atomic
 from jaxlesion.data.dataset import Dataset, fingerprint
-from jaxlesion.data.folds import training_rows
+from jaxlesion.data.folds import training_pool, training_rows
 from jaxlesion.data.open import open_dataset
 from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
 from jaxlesion.data.tables import read_table
@@ -56,6 +56,10 @@ class FoldDir:
     @property
     def started(self) -> bool:
         return self.checkpoints.is_dir()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return self.started and any(path.name.isdecimal() for path in self.checkpoints.iterdir())
 
     @property
     def finished(self) -> bool:
@@ -144,9 +148,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise InputError(f"{folder} cannot be made ({e.strerror}): give another --run-dir") from None
-        found = {path.name for path in folder.iterdir() if not LEFT_OVER.fullmatch(path.name)}
-        if found and not (LOCK in found and found <= BEGUN):
-            raise InputError(f"{folder} exists and is not a run: give another --run-dir, or empty it")
+        check_free(folder)
         with filelock.FileLock(folder / LOCK):
             if (folder / "config.json").is_file():
                 return cls.open(folder)
@@ -228,10 +230,10 @@ class Run:
         return read_table(self.folder / "folds.csv", ("isic_id", "patient_id", "target", "fold"))
 
     def trained_rows(self) -> pd.DataFrame:
-        """Return the rows of `folds_table` that some finished fold was trained on."""
+        """Return the rows of `folds_table` that some finished fold was, or may have been, trained on."""
         lesions = self.folds_table()
         config = self.config
-        rows = [training_rows(lesions, fold, config.sampling, config.data.seed) for fold in self.finished_folds()]
+        rows = [training_pool(lesions, fold, config.sampling, config.data.seed) for fold in self.finished_folds()]
         return lesions.iloc[np.unique(np.concatenate(rows))]
 
     def write_pixels(self, digests: Mapping[str, bytes]) -> None:
@@ -290,9 +292,22 @@ class Run:
         return calibration.from_dict(_read_json(path), str(path))
 
 
+def check_free(folder: Path, *, or_run: bool = False) -> None:
+    """Check that a folder is not there, or empty, or begun by a killed process, or with `or_run` a run.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    found = {path.name for path in folder.iterdir() if not LEFT_OVER.fullmatch(path.name)} if folder.is_dir() else set()
+    if found and not (LOCK in found and found <= BEGUN) and not (or_run and "config.json" in found):
+        raise InputError(f"{folder} exists and is not a run: give another --run-dir, or empty it")
+
+
 def difference(a: TrainConfig, b: TrainConfig) -> tuple[str, Any, Any] | None:
     """Return the first option that makes them different runs, and its values; None if they are the same."""
     ours, theirs = (_flat(configuration.identity(c)) for c in (a, b))
+    if "none" not in (ours["weights"], theirs["weights"]):  # their SHA-256 are compared, wherever they come from
+        theirs["weights"] = ours["weights"]
     return next(((fields.flag(k), v, theirs[k]) for k, v in ours.items() if theirs[k] != v), None)
 
 

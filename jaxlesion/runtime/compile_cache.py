@@ -29,14 +29,14 @@ def keep_compiled() -> Path | None:
     """
     if jax.config.jax_compilation_cache_dir:
         return Path(jax.config.jax_compilation_cache_dir)
-    folder = private_folder()
     try:
+        folder = private_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = folder.stat()
         if owner.st_uid != os.getuid() or stat.S_IMODE(owner.st_mode) & 0o022:
             return None
         _remove_halves(folder)
-    except OSError:
+    except (OSError, RuntimeError):  # a RuntimeError: of a user without a home
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the small ones add up to seconds
@@ -44,7 +44,7 @@ def keep_compiled() -> Path | None:
 
 
 def private_folder() -> Path:
-    """Return the folder that `keep_compiled` uses unless the user has set another."""
+    """Return the folder that `keep_compiled` uses unless the user has set another; RuntimeError without a home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlesion" / "xla"
 
 
@@ -53,13 +53,13 @@ def vouch() -> None:
 
     An entry that another process is still writing is noted with too small a size, and compiled again at some start.
     """
-    folder = private_folder()
-    if jax.config.jax_compilation_cache_dir != str(folder):
-        return
     try:
+        folder = private_folder()
+        if jax.config.jax_compilation_cache_dir != str(folder):
+            return
         if (sizes := _sizes(folder)) != _noted(folder):
             write_atomic(folder / WHOLE, json.dumps(sizes, indent=0))
-    except OSError:  # as JAX does without what it cannot keep
+    except (OSError, RuntimeError):  # as JAX does without what it cannot keep
         pass
 
 

@@ -48,7 +48,7 @@ def data_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
     if devices[0].platform == "cpu" and jax.process_count() == 1:
         devices = devices[: _divisor(batch_size, len(devices))]
     if batch_size % len(devices):
-        raise InputError(f"--data.batch-size {batch_size} is not a multiple of the {len(devices)} devices")
+        raise InputError(f"the batch-size {batch_size} is not a multiple of the {len(devices)} devices: give another")
     return _mesh(devices)
 
 

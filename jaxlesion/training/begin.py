@@ -15,17 +15,18 @@ from jaxlesion.core.config import DistributedConfig, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
 from jaxlesion.core.hooks import SILENT, Hooks, ignore
+from jaxlesion.core.outputs import check_folder
 from jaxlesion.data.batches import Batches, open_batches, steps_per_epoch
 from jaxlesion.data.cache import CACHE
 from jaxlesion.data.dataset import Dataset, fingerprint
-from jaxlesion.data.folds import assign, describe, subset, training_rows, validation_rows
+from jaxlesion.data.folds import assign, describe, subset, training_pool, training_rows, validation_rows
 from jaxlesion.data.near import across_folds, kept_hashes
 from jaxlesion.data.open import open_dataset
 from jaxlesion.data.schema import KEYS
 from jaxlesion.model.registry import build_model, find_backbone
 from jaxlesion.model.weights import find_weights, read_variables
-from jaxlesion.runs.selection import choose_folds
-from jaxlesion.runs.store import Run, difference, make_manifest
+from jaxlesion.runs.selection import choose_folds, folds_to_train
+from jaxlesion.runs.store import Run, check_free, difference, make_manifest
 from jaxlesion.runtime.processes import first_alone, from_first, in_turn, process_count, process_index
 
 DEMO_NOTE = "The figures of drawn lesions mean nothing clinically."
@@ -55,16 +56,40 @@ def begin(config: TrainConfig, hooks: Hooks = SILENT) -> OpenRun:
         InputError: whatever about the data, the weights or the run the caller must put right.
     """
     find_backbone(config.model.variant)
-    with in_turn():
-        weights = find_weights(config.weights, config.model.variant)
+    if process_index() == 0 and not (config.run_dir / "config.json").is_file():
+        check_folder("--run-dir", config.run_dir)
+        check_free(config.run_dir, or_run=True)  # another process may have just made it
     columns = (*KEYS, config.folds.group)
     dataset = open_dataset(config.data_dir, layout=config.data, columns=columns, say=hooks.say)
+    with in_turn():
+        weights = _weights(config)
+    run, lesions = open_run(config, dataset, weights, hooks)
     if dataset.unused_images:
         hooks.say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
-    run, lesions = open_run(config, dataset, weights, hooks)
     with in_turn():
         batches = open_batches(config.data, lesions, dataset, run.manifest["data"]["images"])
     return OpenRun(run, lesions, batches, weights)
+
+
+def _weights(config: TrainConfig) -> Path | None:
+    """Find the first weights; None where there are none, or where those of a run are gone that needs them no more.
+
+    Raises:
+        InputError: they are needed, and not there.
+    """
+    try:
+        return find_weights(config.weights, config.model.variant)
+    except InputError:
+        if not (config.run_dir / "config.json").is_file():
+            raise
+        run = Run.open(config.run_dir)
+        if all(run.fold(k).has_checkpoint for k in folds_to_train(run, config)):
+            return None
+        digest = run.manifest["weights"]["sha256"] or ""
+        raise InputError(
+            f"{run.folder}: the weights that it was begun from ({config.weights}, SHA-256 {digest[:12]}...) are not "
+            "there any more: give --weights that file"
+        ) from None
 
 
 def locate(config: TrainConfig, say: Callable[[str], None] = ignore) -> TrainConfig:
@@ -120,7 +145,7 @@ def open_run(
             _create(config, dataset, data, weights, weights_sha, hooks)
         run = Run.open(config.run_dir)  # another process may have created it meanwhile, with other options
         run.check_same(config, data)
-        if run.manifest["weights"]["sha256"] != weights_sha:
+        if run.manifest["weights"]["sha256"] != weights_sha and (weights or config.weights == "none"):
             raise InputError(
                 f"{run.folder} was started from other weights than {config.weights}: give those, or another --run-dir"
             )
@@ -159,7 +184,7 @@ def sampled_rows(config: TrainConfig, lesions: pd.DataFrame) -> pd.DataFrame:
     samples = [
         rows(lesions, fold, config.sampling, config.data.seed)
         for fold in np.unique(lesions["fold"]).tolist()
-        for rows in (training_rows, validation_rows)
+        for rows in (training_pool, validation_rows)
     ]
     return lesions.iloc[np.unique(np.concatenate(samples))].reset_index(drop=True)
 

@@ -12,7 +12,7 @@ from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.batches import steps_per_epoch
-from jaxlesion.data.folds import training_rows, validation_rows
+from jaxlesion.data.folds import training_pool, training_rows, validation_rows
 from jaxlesion.data.predictions import predictions_table, write_predictions
 from jaxlesion.evaluation.registry import summary
 from jaxlesion.learning.checkpoint import Checkpoints
@@ -89,7 +89,14 @@ def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks)
     folder, target = run.fold(fold), lesions["target"].to_numpy()
     sampled = (lesions, fold, config.sampling, config.data.seed)
     held_out = np.flatnonzero(lesions["fold"].to_numpy() == fold)
-    rows = FoldRows(fold, training_rows(*sampled), validation_rows(*sampled), held_out)
+    rows = FoldRows(
+        fold,
+        training_rows(*sampled),
+        validation_rows(*sampled),
+        held_out,
+        training_pool(*sampled),
+        lambda epoch: training_rows(*sampled, epoch),
+    )
     for name, some in (("training on", rows.training), ("validating on", rows.validation)):
         hooks.say(f"fold {fold}: {name} {len(some):,} rows, {target[some].sum():,} malignant")
     size = config.data.batch_size

@@ -28,7 +28,7 @@ def train_run(
     Args:
         config: of the run; its folders are filled in.
         hooks: see `Hooks`; events are `opened` and those of `train_fold`.
-        started: called with the whole configuration before any work.
+        started: called with the whole configuration once all is checked, before the first fold.
         after_fold: called in the first process with the run, its lesions and a finished fold's predictions.
 
     Raises:
@@ -40,10 +40,10 @@ def train_run(
         config = locate(config, hooks.say)
     config = agree(config)
     use_cores(config.data.batch_size)  # several processes have done so when they joined
-    started(config)
     hooks.observe("opened")
     opened = begin(config, hooks)
     folds = from_first(lambda: folds_to_train(opened.run, config))
+    started(config)
     for fold in folds:
         table = train_fold_of(opened, config, fold, hooks)
         if process_index() == 0:

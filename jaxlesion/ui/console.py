@@ -1,27 +1,20 @@
-"""Progress and tables on a terminal."""
+"""Progress, and tables of metrics."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from jaxlesion.core.hooks import Meter
 from jaxlesion.evaluation import registry
 from jaxlesion.evaluation.clinic import Grid
 from jaxlesion.evaluation.compare import Comparison
 from jaxlesion.evaluation.summary import MEAN, POOLED, Estimate, Estimates, Summary
+from jaxlesion.ui.terminal import notes, say, show, show_table
 
-console = Console(highlight=False, soft_wrap=True)
 LOG_SECONDS = 60  # between two lines of progress where there is no terminal
-
-
-def say(text: str) -> None:
-    """Print one line, as it is."""
-    console.print(text, markup=False)
 
 
 class ProgressBar(Meter):
@@ -30,15 +23,16 @@ class ProgressBar(Meter):
     def __init__(self, title: str, steps: int, start: int = 0, images: int = 1):
         super().__init__(title, steps, start, images)
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            console=console,
+            console=notes,
             transient=True,
+            disable=not notes.is_terminal,  # elsewhere it would print empty lines
         )
         self.task = self.bar.add_task(title, total=steps, completed=start, note="")
         self.printed = time.monotonic()
@@ -48,7 +42,7 @@ class ProgressBar(Meter):
         super().tick(loss, steps)
         note = f"{self.rate:.1f} img/s" if loss is None else f"loss {loss:.4f}  {self.rate:.1f} img/s"
         self.bar.update(self.task, completed=self.done, note=note)
-        if not console.is_terminal and time.monotonic() - self.printed > LOG_SECONDS:
+        if not notes.is_terminal and time.monotonic() - self.printed > LOG_SECONDS:
             self.printed = time.monotonic()
             say(f"{self.title}: {self.done:,} of {self.steps:,}  {note}")
 
@@ -63,8 +57,8 @@ class ProgressBar(Meter):
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar; yield `update(done, total)`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -78,12 +72,12 @@ def print_summary(summary: Summary) -> None:
         print_estimates(rows, {part: summary[part][rows] for part in (POOLED, MEAN) if part in summary})
 
 
-def print_estimates(title: str, columns: Mapping[str, Estimates], notes: Sequence[str] = ()) -> None:
-    """Print a table of metrics with their intervals, one column per set of rows, with notes under it."""
+def print_estimates(title: str, columns: Mapping[str, Estimates], legend: Sequence[str] = ()) -> None:
+    """Print a table of metrics with their intervals, one column per set of rows, with its legend under it."""
     cells = [{key: _of_key(key, estimate) for key, estimate in estimates.items()} for estimates in columns.values()]
     _print_table(title, [*columns], cells)
-    for note in notes:
-        say(note)
+    for line in legend:
+        show(line)
 
 
 def print_comparison(title: str, names: Sequence[str], comparisons: Mapping[str, Comparison]) -> None:
@@ -99,10 +93,7 @@ def print_comparison(title: str, names: Sequence[str], comparisons: Mapping[str,
 
 def print_grid(grid: Grid) -> None:
     """Print a table of clinical metrics."""
-    table = _table(grid.title, grid.columns)
-    for label, cells in grid.rows:
-        table.add_row(label, *(_cell(cell) for cell in cells))
-    console.print(table)
+    show_table(grid.title, grid.columns, [(label, *map(_cell, cells)) for label, cells in grid.rows])
 
 
 def print_neighbours(title: str, by_k: Mapping[str, Estimates]) -> None:
@@ -110,32 +101,21 @@ def print_neighbours(title: str, by_k: Mapping[str, Estimates]) -> None:
     first = next(iter(by_k.values()))
     if "n" in first:  # not of a mean
         title += f": {first['n'].value:,} rows, {first['positives'].value:,} malignant"
-    table = _table(title, [*by_k])
-    for label, key in registry.printed(registry.Table.KNN):
-        if key in first:
-            table.add_row(label, *(_stacked(estimates[key]) for estimates in by_k.values()))
-    console.print(table)
+    keys = [(label, key) for label, key in registry.printed(registry.Table.KNN) if key in first]
+    rows = [(label, *(_stacked(estimates[key]) for estimates in by_k.values())) for label, key in keys]
+    show_table(title, [*by_k], rows)
 
 
 def _print_table(title: str, names: Sequence[str], columns: Sequence[Mapping[str, str]]) -> None:
     """Print the cells of each column, by the metrics' keys; a threshold heads its metrics, if any column has some."""
-    table = _table(title, names)
-    present = {key for column in columns for key in column}
+    present, rows = {key for column in columns for key in column}, []
     for label, key in registry.printed(registry.Table.CONSOLE):
         heading = key.endswith("threshold")
         if heading:
-            table.add_section()
+            rows.append(None)
         if key in present or (heading and key.replace("threshold", "accuracy") in present):
-            table.add_row(label, *(column.get(key, "") for column in columns))
-    console.print(table)
-
-
-def _table(title: str, names: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in names:
-        table.add_column(name, justify="right")
-    return table
+            rows.append((label, *(column.get(key, "") for column in columns)))
+    show_table(title, names, rows)
 
 
 def _cell(cell: Estimate | float | None) -> str:

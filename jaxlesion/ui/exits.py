@@ -2,41 +2,78 @@
 
 import errno
 import logging
+import os
+import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from jaxlesion.core.errors import InputError
+from jaxlesion.ui.streams import enduring_streams, finish_stdout, printable
 
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+NOISE = re.compile(r"read.only")  # Orbax on folders that are only read, as is meant
+UNUSABLE = {errno.ENAMETOOLONG, errno.ELOOP}
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EBADF}
 
 
 def run_program(program: Callable[[], Any]) -> None:
     """Call `program`; turn an error of its input, or a file that cannot be written, into one line and exit code 2.
 
-    Ctrl-C becomes one line and exit code 130. A warning becomes one line, and the program continues.
+    Ctrl-C becomes one line and exit code 130. A warning becomes one line, and the program continues. So it does when
+    nobody reads what it prints any more.
     """
-    for name in ("absl", "asyncio"):  # Orbax logs every save there, and each error a dozen times
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # an error of a save, which Orbax raises too
+    absl = logging.getLogger("absl")  # Orbax's
+    absl.handlers, absl.propagate = [_Warnings()], False
+    absl.setLevel(logging.WARNING)
     sys.unraisablehook = _unraisable
     warnings.showwarning = _show_warning
-    try:
-        program()
-    except InputError as e:
-        reason = str(e)
-    except KeyboardInterrupt:
-        print("SIGINT: stopped", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
-    except OSError as e:
-        if e.errno not in UNWRITABLE:
-            raise
-        reason = f"{e.filename or 'a file'} cannot be written ({e.strerror}): make room, or write elsewhere"
-    else:
-        return
-    print(f"error: {reason}", file=sys.stderr)
-    raise SystemExit(2)
+    with enduring_streams():
+        try:
+            program()
+            finish_stdout()
+        except KeyboardInterrupt:
+            print("SIGINT: stopped", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGINT) from None
+        except BrokenPipeError:  # of an output that is a pipe
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        except (InputError, OSError, RuntimeError, AssertionError) as e:
+            if (reason := _reason(e)) is None:
+                raise
+            print(f"error: {printable(reason)}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+def _reason(error: Exception) -> str | None:
+    """Return why a program cannot do its work, in one line; None for a fault of its own."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return f"{error.filename or 'a file'} cannot be written ({error.strerror}): make room, or write elsewhere"
+    if isinstance(error, OSError) and error.errno in UNUSABLE:
+        return f"{error.filename or 'a path'} cannot be used ({error.strerror}): give another path"
+    names = os.environ.get("JAX_PLATFORMS")
+    *_, (last, _) = traceback.walk_tb(error.__traceback__)
+    if names and last.f_globals["__name__"].endswith("xla_bridge"):  # where JAX looks for devices
+        return f"JAX_PLATFORMS={names}: there is no such device here; unset it, or name another, such as cpu"
+    return None
+
+
+class _Warnings(logging.Handler):
+    """Print a warning of Orbax's on one line, once; errors are raised too, and what is in NOISE is no fault."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno == logging.WARNING and record.msg not in self.seen and not NOISE.search(text):
+            self.seen.add(record.msg)
+            _show_warning(text)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

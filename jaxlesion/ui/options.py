@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import re
 import sys
@@ -20,6 +21,8 @@ from jaxlesion.core.presets import PRESETS, preset
 from jaxlesion.runs.store import Run
 
 T = TypeVar("T")
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+FILES = ("weights", "image")  # options that are paths, but no `Path`
 
 
 def parse(kind: type[T], argv: Sequence[str], program: str, default: T | None = None) -> T:
@@ -32,11 +35,34 @@ def parse(kind: type[T], argv: Sequence[str], program: str, default: T | None = 
     heard = io.StringIO()
     try:
         with contextlib.redirect_stderr(heard):
-            return tyro.cli(kind, args=list(argv), prog=f"python -m jaxlesion.{program}", default=default)
+            config = tyro.cli(kind, args=list(argv), prog=f"python -m jaxlesion.{program}", default=default)
+        _refuse_addresses(config)
+        return config
     except SystemExit as e:
         if e.code in (0, None):
             raise
         raise InputError(_one_line(heard.getvalue(), program)) from None
+
+
+def _refuse_addresses(config: object, prefix: str = "") -> None:
+    """Refuse s3://bucket and the like as a path: files are read at random places, locked, renamed and linked."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            _refuse_addresses(value, f"{prefix}{item.name}.")
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path) or item.name in FILES:
+                refuse_address(prefix + item.name, str(path))
+
+
+def refuse_address(name: str, path: str) -> None:
+    """Raise InputError if the value of an option is an address; `Path` has made one slash of two."""
+    if (scheme := ADDRESS.match(path)) and not Path(f"{scheme[1]}:").exists():
+        slashes = "///" if scheme[1] == "file" else "//"
+        raise InputError(
+            f"{flag(name)} {scheme[1]}:{slashes}{path[scheme.end() :]}: is an address, and only files and folders are "
+            "used: download it or mount it first, and give the path"
+        )
 
 
 def _one_line(box: str, program: str) -> str:
@@ -61,6 +87,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
     """
     early = _early(argv)
     run = None
+    refuse_address("run_dir", early.run_dir or "")
     if early.run_dir and (Path(early.run_dir) / "config.json").is_file():
         run = Run.open(Path(early.run_dir))
     if early.resume and run is None:

@@ -99,6 +99,7 @@ MODES = {"w", "a", "x", "+"}
 MEMORY = "into memory"
 ELSEWHERE = {  # functions that write without `write_atomic`, and why no half-written file is left
     "jaxlesion/core/files.py write_atomic": "the one that the others go through",
+    "jaxlesion/core/files.py _write_stream": "into pipes and devices, which cannot be replaced",
     "jaxlesion/learning/checkpoint.py save": "Orbax writes into a folder that it renames",
     "jaxlesion/learning/loop.py train_batches": "through Checkpoints.save",
     "jaxlesion/learning/trainer.py train_fold": "through Checkpoints.save",

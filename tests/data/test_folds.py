@@ -16,6 +16,7 @@ from jaxlesion.data.folds import (
     sample,
     stratified_group_kfold,
     subset,
+    training_pool,
     training_rows,
     validation_rows,
 )
@@ -141,7 +142,8 @@ def test_a_line_for_each_fold_and_advice_where_malignant_patients_are_few():
     fewer = describe(table.iloc[:58], FoldsConfig())
     assert fewer[1:] == [
         "fold 1: 18 rows, 9 malignant, of 9 patients",
-        "a fold has malignant lesions of only 9 patients, too few for its metrics: consider --folds.stratify",
+        "a fold has malignant lesions of only 9 patients, too few for its metrics: consider --folds.stratify, or "
+        "--folds.file",
     ]
     assert describe(table.iloc[:58], FoldsConfig(stratify=True))[-1].endswith("use fewer folds")
 
@@ -302,6 +304,23 @@ def test_the_draw_goes_by_position(lesions):
     some = SamplingConfig(negatives_kept=0.2)
     renamed = lesions.assign(isic_id=lesions["isic_id"].to_numpy()[::-1])
     assert training_rows(renamed, 1, some, 0).tolist() == training_rows(lesions, 1, some, 0).tolist()
+
+
+def test_redrawn_negatives_differ_by_epoch_and_nothing_else(lesions):
+    same, redrawn = (SamplingConfig(negatives_kept=0.2, redraw=redraw) for redraw in (False, True))
+    first = training_rows(lesions, 1, same, 0)
+    assert (
+        training_rows(lesions, 1, same, 0, 3).tolist() == first.tolist() == training_pool(lesions, 1, same, 0).tolist()
+    )
+    draws = [training_rows(lesions, 1, redrawn, 0, epoch) for epoch in range(4)]
+    assert draws[0].tolist() == first.tolist()
+    assert draws[2].tolist() == training_rows(lesions, 1, redrawn, 0, 2).tolist()
+    assert len({tuple(rows) for rows in draws}) == 4
+    assert {len(rows) for rows in draws} == {len(first)}
+    positives = set(np.flatnonzero((lesions["target"] == 1) & (lesions["fold"] != 1)))
+    assert all(positives <= set(rows) for rows in draws)
+    assert set(np.concatenate(draws)) <= set(training_pool(lesions, 1, redrawn, 0))
+    assert training_pool(lesions, 1, redrawn, 0).tolist() == np.flatnonzero(lesions["fold"] != 1).tolist()
 
 
 def test_every_negative_is_equally_likely():

@@ -1,6 +1,8 @@
 """All HDF5 layouts of the same bytes read alike; links out of the file are refused by name."""
 
 import os
+import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -533,3 +535,14 @@ def test_a_small_file_or_a_folder_that_cannot_be_written_to_does_without(indexed
     assert_true(kept_index(path, tmp_path / "other", at_least=6), path)
     assert not (tmp_path / "other").exists()
     assert len(made) == 3
+
+
+def test_a_file_that_another_process_writes_is_locked(tmp_path):
+    path = tmp_path / "a.hdf5"
+    script = "import sys, h5py; file = h5py.File(sys.argv[1], 'w'); file.flush(); print(); sys.stdin.read()"
+    argv = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        with pytest.raises(InputError, match=r"is locked: .* HDF5_USE_FILE_LOCKING=FALSE"):
+            index_hdf5(path)
+        writer.stdin.close()

@@ -119,6 +119,13 @@ def test_rows_that_cannot_be_scored_are_counted(read, text, what):
     assert len(table) == (3 if "ISIC_9" in text else 2)
 
 
+def test_ids_that_read_alike_are_named(read):
+    text = "isic_id,prediction\nisic_1,0.5\nisic_2,0.5\nisic_3,1\n"
+    refused(
+        lambda: read(text, LESIONS), "3 of 3 lesions of the table of targets have no row", "reads like", "write ids"
+    )
+
+
 def test_a_submission_is_scored_with_a_table_of_targets(read):
     text = "isic_id,target\nISIC_1,0.9\nISIC_2,0.1\nISIC_3,0.2\n"
     table = read(text, LESIONS[["isic_id", "target"]])

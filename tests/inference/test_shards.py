@@ -97,7 +97,7 @@ def test_what_was_stopped_makes_the_shards_that_are_missing_and_no_other(done, c
     calls[1].clear()
     predict.main(command)
     assert calls[0] == [0, 24, 48, 72, 96]
-    assert f"{done} of {SHARDS} shards are in" in capsys.readouterr().out
+    assert f"{done} of {SHARDS} shards are in" in capsys.readouterr().err
     assert files(tmp_path) == whole
 
 
@@ -149,7 +149,7 @@ def test_parts_that_know_nothing_of_each_other_make_the_same_bytes(command, whol
     for index in (2, 0):
         predict.main([*command, "--part", f"{index}/3"])
         assert not (tmp_path / "p.csv").exists()
-    assert "4 of 5 shards are missing" in capsys.readouterr().out
+    assert "4 of 5 shards are missing" in capsys.readouterr().err
     predict.main([*command, "--part", "1/3"])
     assert calls[0] == [48, 0, 72, 24, 96]
     assert files(tmp_path) == whole

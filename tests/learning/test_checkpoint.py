@@ -228,3 +228,63 @@ def test_the_checksums_are_read_by_the_common_tool(three_steps):
     names = sorted(p.name for p in (three_steps / "_checksums").iterdir())
     assert names == ["1.sha256", "2.sha256", "3.sha256"]
     subprocess.run(["sha256sum", "--check", "--quiet", "_checksums/3.sha256"], cwd=three_steps, check=True)
+
+
+ODD = [
+    "lr[1e-4]",
+    "q?",
+    "*",
+    "back\\slash",
+    "{a}",
+    "50%",
+    "#1",
+    "~",
+    "new\nline",
+    "a:b",
+    "-x",
+    "é",
+    "\udcff",
+    " ",
+    "[b]",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_any_name_of_a_folder_holds_checkpoints(name, tmp_path, state):
+    folder = tmp_path / name / "checkpoints"
+    (tmp_path / "q1" / "checkpoints").mkdir(parents=True)  # which a pattern would find too
+    with Checkpoints(folder) as checkpoints:
+        for step, metric in ((1, 0.9), (2, 0.1), (3, 0.2)):
+            checkpoints.save(at(state, step), metric=metric)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        assert (checkpoints.step("last"), checkpoints.step("best")) == (3, 1)
+        restored = checkpoints.restore(3, abstract_state(CONFIG, replicated(data_mesh(2, jax.devices()[:1]))))
+    jax.tree.map(np.testing.assert_array_equal, at(state, 3), restored)
+    assert not any((tmp_path / "q1" / "checkpoints").iterdir())
+
+
+def test_a_save_that_cannot_be_read_back_costs_no_older_step(three_steps, tmp_path, state, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(three_steps, folder)
+    whole = Checkpoints._unreadable
+
+    def lose(checkpoints, step, like):
+        shutil.rmtree(folder / str(step) / "state")
+        return whole(checkpoints, step, like)
+
+    monkeypatch.setattr(Checkpoints, "_unreadable", lose)
+    with pytest.raises(InputError, match="step 4 cannot be read back"), Checkpoints(folder) as checkpoints:
+        checkpoints.save(at(state, 4), metric=0.0)
+    assert sorted(p.name for p in folder.iterdir() if p.name.isdecimal()) == ["1", "2", "3"]
+    with Checkpoints(folder) as checkpoints:
+        assert (checkpoints.step("last"), checkpoints.step("best")) == (3, 1)
+
+
+def test_a_kill_before_the_reading_back_costs_no_older_step(three_steps, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(three_steps, folder)
+    (folder / "_trash").mkdir()
+    (folder / "2").rename(folder / "_trash" / "2")
+    (folder / "_checksums" / "3.sha256").unlink()
+    with Checkpoints(folder):
+        assert (folder / "2").is_dir()

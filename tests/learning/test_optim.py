@@ -6,7 +6,7 @@ import pytest
 
 from jaxlesion.core.config import OptimConfig
 from jaxlesion.learning.losses import binary_cross_entropy
-from jaxlesion.learning.optim import decaying, descend, learning_rate, make_optimiser
+from jaxlesion.learning.optim import decaying, descend, factors, learning_rate, make_optimiser
 
 PARAMS = {
     "blocks_0_0": {"conv": {"kernel": jnp.ones((1, 1, 2, 2))}, "bn1": {"scale": jnp.ones(2)}},
@@ -69,6 +69,27 @@ def test_descent_goes_against_the_direction_in_the_order_of_the_tree():
     assert jax.tree.structure(after) == jax.tree.structure(PARAMS)
     moved = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(after)])
     np.testing.assert_allclose(moved, 1 - 0.5 * np.arange(size))
+
+
+def test_rates_fall_from_the_classifier_to_the_stem():
+    names = ("conv_stem", "bn1", "blocks_0_0", "blocks_1_0", "blocks_1_1", "conv_head", "bn2", "classifier")
+    params = {name: {"kernel": jnp.ones(2)} for name in names}
+    found = factors(params, OptimConfig(layer_decay=0.5), jnp.bool_(False))
+    expected = {"conv_stem": 4, "bn1": 4, "blocks_0_0": 3, "blocks_1_0": 2, "blocks_1_1": 2, "conv_head": 1, "bn2": 1}
+    assert found == {name: 0.5 ** expected.get(name, 0) for name in names}
+    moved = descend(params, jnp.ones(16), 0.1, found)
+    for name in names:
+        np.testing.assert_allclose(moved[name]["kernel"], 1 - 0.1 * found[name], rtol=1e-6)
+    assert factors(params, OptimConfig(), jnp.bool_(False)) is None
+
+
+@pytest.mark.parametrize("in_head", [True, False])
+def test_a_head_start_moves_the_classifier_alone(in_head):
+    found = factors(PARAMS, OptimConfig(head_epochs=2), jnp.bool_(in_head))
+    moved = descend(PARAMS, jnp.ones(9), 0.1, found)
+    assert (moved["classifier"]["kernel"] < 1).all()
+    for leaf in jax.tree.leaves(moved["blocks_0_0"]):
+        assert (np.asarray(leaf) == 1).all() == in_head
 
 
 def test_weight_decay_reaches_kernels_alone():

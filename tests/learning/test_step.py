@@ -172,6 +172,35 @@ def test_every_row_is_predicted_once_whatever_the_batch_size():
         )
 
 
+def test_eight_views_are_all_mirrors_and_turns_and_change_with_none_of_them():
+    """Compare with the network on each view, turned by numpy, and predict a turned image."""
+    model = build_model(ModelConfig(variant="tiny", dtype="float32"))
+    variables, predict = init_variables(model, 0), make_predict_step(model, 8)
+    batch = make_batch(4)
+    images = batch["image"]
+    views = [np.rot90(images[:, :, ::mirror], turns, (1, 2)) for mirror in (1, -1) for turns in range(4)]
+    assert len({view.tobytes() for view in views}) == 8
+    logits = [model.apply(variables, normalise(jnp.asarray(view), model.variant))[:, 0] for view in views]
+    found = predict(variables, batch)
+    np.testing.assert_allclose(found, jax.nn.sigmoid(np.mean(logits, 0)), rtol=1e-5)
+    for view in views:
+        np.testing.assert_allclose(predict(variables, {**batch, "image": view}), found, rtol=1e-5)
+
+
+def test_smoothed_labels_are_nearer_to_one_half():
+    variables, optimiser, _, _ = parts()
+    model, mesh = build_model(ModelConfig(variant="tiny", dtype="float32")), data_mesh(8)
+    batch = make_batch()
+    losses = {}
+    for share in (0.0, 0.2, 0.99):
+        config = OptimConfig(label_smoothing=share)
+        step = make_train_step(model, optimiser, config, seed=0, recipe=RecipeSpec(), mesh=mesh)
+        state = jax.device_put(create_state(variables, optimiser), replicated(mesh))
+        losses[share] = float(step(state, shard_batch(mesh)(batch))[1]["loss"])
+    sure, even = losses[0.0], losses[0.99]
+    assert losses[0.2] == pytest.approx(sure + 0.2 / 0.99 * (even - sure), rel=1e-4)  # the loss is linear in the labels
+
+
 def test_dropout_and_stochastic_depth_repeat_at_the_same_step_and_differ_at_the_next():
     losses = []
     for batches in ([make_batch()], [make_batch()], [make_batch(), make_batch()]):

@@ -3,13 +3,17 @@
 python tests/programs/test_errors.py --write
 """
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from errors import images, options, predictions, runs, tables
 from errors.case import RUN_STAYS, contents, workplace
+
+from jaxlesion.core.fields import flag
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 INTRODUCTION = """# Errors and what to do
@@ -54,9 +58,32 @@ def test_one_line_exit_code_2_and_nothing_half_written(case, tmp_path, capfd):
         after, here = contents(), str(Path.cwd())
     assert left.value.code == 2
     printed = capfd.readouterr().err.replace(here, "FOLDER")
+    if case.leaves:  # notes on the training came before
+        printed = printed.splitlines(keepends=True)[-1]
     assert re.fullmatch(re.escape(f"error: {case.message}\n").replace(re.escape("..."), ".*"), printed)
     assert before.items() <= after.items()
     assert (after != before) == case.leaves
+
+
+def options_of(kind: type, prefix: str = "") -> set[str]:
+    """Return all options of a configuration."""
+    found = set()
+    for name, hint in get_type_hints(kind).items():
+        nested = dataclasses.is_dataclass(hint)
+        found |= options_of(hint, f"{prefix}{name}.") if nested else {flag(prefix + name), flag(f"{prefix}no-{name}")}
+        found |= {flag(prefix + name)}
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+def test_a_message_names_only_options_that_its_own_program_has(case):
+    module = sys.modules[case.program.__module__]
+    (config,) = {
+        kind for name, kind in vars(module).items() if name == f"{module.__name__.split('.')[-1].title()}Config"
+    }
+    own = re.sub(r"(python -m jaxlesion\.\w+|\btrain) --[a-z-]+", "", case.message)
+    own = re.sub(r"^Unrecognized options: [^;]*", "", own)  # the user's
+    assert set(re.findall(r"--[a-z][\w.-]*\w", own)) <= options_of(config)
 
 
 def rendered() -> str:

@@ -125,9 +125,9 @@ def test_the_command_writes_tables_that_evaluate_agrees_with(demo, tmp_path, cap
     out, figures = tmp_path / "new" / "knn", tmp_path / "figures.json"
     options = ("--features", "metadata", "--fold", "all", "--k", "5", "10", "--bootstrap", "50")
     knn.main(["--data-dir", str(demo), *options, "--out", str(out), "--json", str(figures)])
-    printed = capsys.readouterr().out
+    printed, notes = capsys.readouterr()
     assert "metadata, fold 0: 24 rows" in printed
-    assert "image_type (the same in every training row)" in printed
+    assert "image_type (the same in every training row)" in notes
     assert "by 50 draws of patients" in printed
     assert sorted(path.name for path in out.iterdir()) == ["knn-metadata-k10.csv", "knn-metadata-k5.csv"]
     written = json.loads(figures.read_text())
@@ -153,7 +153,7 @@ def test_the_command_writes_tables_that_evaluate_agrees_with(demo, tmp_path, cap
         ("--data-dir DEMO --bootstrap -1", "--bootstrap is a number of draws"),
         (
             "--data-dir DEMO --features pixels --out DEMO/train-metadata.csv",
-            "train-metadata.csv is not a folder: give another --out",
+            "train-metadata.csv is not a folder; give another path",
         ),
         ("--data-dir DEMO --json nowhere/figures.json", "nowhere/figures.json: there is no such folder"),
         ("--data-dir DEMO --weights absent.safetensors", "--weights absent.safetensors: no such file"),

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from jaxlesion import evaluate, predict, train
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.decode import decode, resize
 from jaxlesion.data.demo import write_demo
+from jaxlesion.data.open import open_dataset
 from jaxlesion.data.predictions import COLUMNS
 from jaxlesion.data.sources import open_images
 from jaxlesion.evaluate import EvaluateConfig
@@ -235,3 +237,25 @@ def test_another_labelled_set_is_predicted_by_the_mean_of_the_folds_and_marked_s
 def test_a_set_that_shares_patients_with_the_training_data_is_refused(tiny_run, demo, tmp_path):
     with pytest.raises(InputError, match="patients that"):
         evaluate.evaluate(EvaluateConfig(run=tiny_run, data_dir=renamed(demo, tmp_path, patients=False)))
+
+
+def test_a_line_for_each_file_given_in_that_order_and_nothing_else(tiny_run, demo, tmp_path, monkeypatch, capfdbinary):
+    monkeypatch.chdir(tmp_path)
+    images = open_dataset(demo).images
+    for name, isic_id in zip("ab", sorted(images.ids), strict=False):
+        Path(f"{name}.jpg").write_bytes(images.read(isic_id))
+    Path("\udcff\n.jpg").write_bytes(Path("b.jpg").read_bytes())
+    given = ["b.jpg", "a.jpg", "./a.jpg", "b.jpg", "\udcff\n.jpg"]
+    predict.main(["--run", str(tiny_run), "--image", *given, "--out", "p.csv"])
+    out, err = capfdbinary.readouterr()
+    lines = [os.fsdecode(line).split("\t") for line in out.splitlines()]
+    assert [name for name, _ in lines] == [*given[:-1], "\udcff\\n.jpg"]
+    values = [value for _, value in lines]
+    assert values[0] == values[3] == values[4] != values[1] == values[2]
+    assert err.startswith(b"5 predictions in p.csv")
+    predict.main(["--run", str(tiny_run), "--image", *given, "--out", "-", "--submission", "s.csv"])
+    assert capfdbinary.readouterr().out == Path("p.csv").read_bytes()
+    predict.main(["--run", str(tiny_run), "--data-dir", str(demo), "--out", "-", "--submission", "s.csv"])
+    rows = [line.split(",") for line in capfdbinary.readouterr().out.decode().splitlines()]
+    assert Path("s.csv").read_text().splitlines()[1:] == [f"{row[0]},{row[4]}" for row in rows[1:]]
+    assert len(rows) == 6

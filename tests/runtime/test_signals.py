@@ -1,18 +1,23 @@
 """Stopped runs end at a step from which they can resume."""
 
+import builtins
+import io
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from jaxlesion import train
 from jaxlesion.runs.store import Run
+from jaxlesion.runtime.signals import StopSignal
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "step"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3), (signal.SIGTERM, 143, "last")]
+    ("number", "code", "step"),
+    [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 3), (signal.SIGTERM, 143, "last")],
 )
 def test_a_signal_in_mid_epoch_saves_that_step_and_going_on_ends_the_same(
     number, code, step, tiny_command, tiny_run, tmp_path
@@ -60,3 +65,45 @@ with StopSignal() as stop:
     assert done.returncode == code
     assert done.stdout.splitlines() == [f"signal {k}" for k in range(signals)]
     assert done.stderr.splitlines()[-1].endswith("stopped at once")
+
+
+def interrupted(waits):
+    with StopSignal() as stop:
+        stop.waits = waits
+        for _ in range(1 + waits):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_does_not_end_a_notebook(monkeypatch):
+    monkeypatch.setattr(builtins, "get_ipython", lambda: None, raising=False)
+    for waits in (False, True):
+        before = signal.getsignal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(waits)
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_is_told_where_standard_error_has_no_descriptor(monkeypatch):
+    with StopSignal() as stop:
+        stop.waits = True
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+
+
+def test_outside_the_main_thread_no_signal_is_caught():
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: StopSignal().__enter__().before).result() == {}
+
+
+def test_a_closed_terminal_is_a_signal_to_save_unless_nohup_ignores_it():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, wanted in ((signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, None)):
+            signal.signal(signal.SIGHUP, handler)
+            with StopSignal() as stop:
+                stop.waits = True
+                signal.raise_signal(signal.SIGHUP)
+                assert stop.number == wanted
+    finally:
+        signal.signal(signal.SIGHUP, before)

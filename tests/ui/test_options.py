@@ -13,8 +13,10 @@ from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.fields import flag, lookup
 from jaxlesion.core.presets import PRESETS, preset
+from jaxlesion.evaluate import EvaluateConfig
+from jaxlesion.predict import PredictConfig
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.options import arguments, parse_train
+from jaxlesion.ui.options import arguments, parse, parse_train
 
 DATA = ["--data-dir", "somewhere"]
 HASHES = {"metadata": "1" * 64, "images": "2" * 64}
@@ -270,3 +272,30 @@ def test_arguments_are_the_command_line_unless_given(monkeypatch):
     monkeypatch.setattr("sys.argv", ["program", "--fold", "1"])
     assert arguments(None) == ["--fold", "1"]
     assert arguments([]) == []
+
+
+ADDRESSES = [
+    (TrainConfig, ("--run-dir", "s3://bucket/run")),
+    (TrainConfig, ("--data-dir", "gs://bucket/data")),
+    (TrainConfig, ("--weights", "hf://timm/b1")),
+    (TrainConfig, ("--folds.file", "https://x.org/folds.csv")),
+    (PredictConfig, ("--run", "file:///run")),
+    (PredictConfig, ("--run", "r", "--image", "a.jpg", "HTTP://x.org/b.jpg")),
+    (EvaluateConfig, ("--compare", "a.csv", "s3://b/b.csv")),
+    (EvaluateConfig, ("--json", "s3://b/b.json")),
+]
+
+
+@pytest.mark.parametrize(("kind", "argv"), ADDRESSES)
+def test_an_address_is_no_path(kind, argv):
+    with pytest.raises(InputError, match=f"{argv[-1]}: is an address, .* download it or mount it first"):
+        parse(kind, argv, "x")
+
+
+def test_a_folder_that_looks_like_an_address_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("s3:").mkdir()
+    assert parse(PredictConfig, ("--run", "s3:/run"), "x").run == Path("s3:/run")
+    assert parse(PredictConfig, ("--run", "a:b"), "x").run == Path("a:b")
+    with pytest.raises(InputError, match=r"--run-dir gs://b/r: is an address"):
+        parse_train(["--resume", "--run-dir", "gs://b/r"])

@@ -55,6 +55,27 @@ GROUPS = {
     ],
     "Options": [
         Case(
+            *("An address", nothing, train.main, (*TRAIN, "--data-dir", "s3://bucket/data")),
+            "--data-dir s3://bucket/data: is an address, and only files and folders are used: download it or mount it "
+            "first, and give the path",
+            "Files are read at random places, locked, renamed and linked.",
+        ),
+        Case(
+            *(
+                "A folder that cannot be made",
+                nothing,
+                train.main,
+                (*TRAIN, "--run-dir", "data/train-metadata.csv/run"),
+            ),
+            "--run-dir data/train-metadata.csv/run: data/train-metadata.csv is not a folder; give another path",
+            "Give a folder that is not there yet.",
+        ),
+        Case(
+            *("Neither the data nor the weights", nothing, train.main, ("--data-dir", "absent", "--run-dir", "run")),
+            "FOLDER/absent is not a folder: give --data-dir the one that holds train-metadata.csv",
+            "The folder comes first.",
+        ),
+        Case(
             *("An option that does not exist", nothing, train.main, (*TRAIN, "--epoch", "3")),
             f"Unrecognized options: --epoch, 3; did you mean --epochs? {SEE}",
             "`--help` lists every option.",

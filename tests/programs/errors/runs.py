@@ -16,11 +16,20 @@ from errors.case import (
 )
 
 from jaxlesion import evaluate, report, train
+from jaxlesion.core.fields import replace, to_dict
+from jaxlesion.core.files import write_atomic
 
 
 def a_run_and_other_data() -> None:
     a_run()
     change_row(1, 1)()
+
+
+def a_run_of_weights() -> None:
+    run = a_run()
+    write_atomic(run.folder / "config.json", json.dumps(to_dict(replace(run.config, {"weights": "gone.safetensors"}))))
+    sha = {"weights": {"name": "gone.safetensors", "sha256": "0123456789abcdef"}}
+    write_atomic(run.folder / "manifest.json", json.dumps(run.manifest | sha))
 
 
 def a_finished_fold_without_its_rows() -> None:
@@ -54,6 +63,12 @@ def predictions(cell: object, header: str = "isic_id,prediction,target") -> Call
 
 GROUPS = {
     "Runs": [
+        Case(
+            *("Weights that are gone", a_run_of_weights, train.main, ("--run-dir", "run")),
+            "run: the weights that it was begun from (gone.safetensors, SHA-256 0123456789ab...) are not there any "
+            "more: give --weights that file",
+            "It may lie elsewhere now; folds with a checkpoint resume without it.",
+        ),
         Case(
             *("`--resume` of nothing", nothing, train.main, (*OURS, "--resume")),
             "--resume: run holds no run; give --run-dir the folder of the run to resume, "
@@ -98,6 +113,21 @@ GROUPS = {
         ),
     ],
     "Evaluation": [
+        Case(
+            *("An output that is read", predictions(0.5), evaluate.main, (*OOF, "--out", "./oof.csv")),
+            "--out oof.csv: this command reads that very file; give another path",
+            "Give the output a name of its own; `-` is standard output.",
+        ),
+        Case(
+            *("An output that is a folder", predictions(0.5), evaluate.main, (*OOF, "--json", "data")),
+            "--json data: is a folder; give a file in it",
+            "Give a file.",
+        ),
+        Case(
+            *("Two outputs of one name", predictions(0.5), evaluate.main, (*OOF, "--json", "x", "--out", "./x")),
+            "--json x: --out is written there too; give another path",
+            "Give each its own.",
+        ),
         Case(
             *("Neither a run nor predictions", nothing, evaluate.main, ()),
             "give one of --run, a run's folder, and --predictions, a CSV",
