@@ -37,6 +37,10 @@ class _Wanted:
     columns: Collection[str] | None
     say: Callable[[str], None]
 
+    def dataset(self, table: Path) -> Dataset:
+        lesions = self.lesions(table)
+        return Dataset(lesions, _images(self, lesions), table)
+
     def lesions(self, table: Path) -> pd.DataFrame:
         return read_lesions(table, labelled=self.labelled, columns=self.columns, layout=self.layout, say=self.say)
 
@@ -141,7 +145,7 @@ def _nothing(wanted: _Wanted) -> str:
 def _named_table(wanted: _Wanted) -> Dataset | None:
     """Open the table that is named, and the images of the folder."""
     table = wanted.layout.table
-    return None if table is None else Dataset(wanted.lesions(table), _images(wanted), table)
+    return None if table is None else wanted.dataset(table)
 
 
 def _prepared(wanted: _Wanted) -> Dataset | None:
@@ -158,7 +162,7 @@ def _prepared(wanted: _Wanted) -> Dataset | None:
 def _competition(wanted: _Wanted) -> Dataset | None:
     """Open `<split>-metadata.csv` and `<split>-image.hdf5`, or the images of another file or folder beside it."""
     table = _standard_table(wanted.folder, wanted.split)
-    return None if table is None else Dataset(wanted.lesions(table), _images(wanted), table)
+    return None if table is None else wanted.dataset(table)
 
 
 def _class_folders(wanted: _Wanted) -> Dataset | None:
@@ -183,7 +187,7 @@ def _class_folders(wanted: _Wanted) -> Dataset | None:
 def _other_table(wanted: _Wanted) -> Dataset | None:
     """Open the only table of a folder that has one whose columns are known, and its images."""
     table = _known_table(wanted)
-    return None if table is None else Dataset(wanted.lesions(table), _images(wanted), table)
+    return None if table is None else wanted.dataset(table)
 
 
 def _images_alone(wanted: _Wanted) -> Dataset | None:
@@ -260,29 +264,33 @@ def _classes(wanted: _Wanted) -> tuple[Path, list[Path]]:
     return root, sorted(path for path in root.iterdir() if path.is_dir() and holds_images(path))
 
 
-def _image_places(wanted: _Wanted) -> Iterator[Path]:
-    folder, name = wanted.folder, f"{wanted.split}-image"
+def _image_places(folder: Path, split: Split) -> Iterator[Path]:
+    name = f"{split}-image"
     yield from (folder / f"{name}{suffix}" for suffix in HDF5_SUFFIXES)
     yield folder / name / "image"
     yield folder / name
 
 
-def _images(wanted: _Wanted) -> ImageSource:
+def _images(wanted: _Wanted, lesions: pd.DataFrame) -> ImageSource:
     """Open the images of a table: by their usual place, else the only HDF5 file, else all files of the folder."""
-    folder = wanted.folder
-    for place in _image_places(wanted):
-        if place.exists():
-            return open_images(place)
-    other = "test-image" if wanted.split == "train" else "train-image"
-    hdf5 = [
-        p for p in sorted(folder.iterdir()) if p.suffix.lower() in HDF5_SUFFIXES and p.is_file() and p.stem != other
-    ]
+    folder, split = wanted.folder, wanted.split
+    other: Split = "test" if split == "train" else "train"
+    places = [place for place in _image_places(folder, split) if place.exists()]
+    if wanted.layout.table is not None:  # which may be that of the other split
+        places += [place for place in _image_places(folder, other) if place.exists()]
+    for place in places:
+        images = open_images(place)
+        if len(places) == 1 or wanted.layout.table is None or lesions["isic_id"].iloc[0] in images:
+            return images
+        images.close()
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and path.stem != f"{other}-image")
+    hdf5 = [path for path in files if path.suffix.lower() in HDF5_SUFFIXES]
     if len(hdf5) > 1:
         names = ", ".join(path.name for path in hdf5[:5])
-        raise InputError(f"{folder}: which of {names} holds the images? Call it {wanted.split}-image.hdf5")
+        raise InputError(f"{folder}: which of {names} holds the images? Call it {split}-image.hdf5")
     if hdf5:
         return open_images(hdf5[0])
     if not holds_images(folder, deep=True):
-        places = [str(place.relative_to(folder)) for place in _image_places(wanted)]
-        raise InputError(f"{folder} has neither {places[0]} nor {places[2]}/: one of them must hold the images")
+        usual = [str(place.relative_to(folder)) for place in _image_places(folder, split)]
+        raise InputError(f"{folder} has neither {usual[0]} nor {usual[2]}/: one of them must hold the images")
     return FolderImages(folder, deep=True)

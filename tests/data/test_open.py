@@ -223,6 +223,13 @@ def test_patients_that_read_alike_are_refused_or_taken_as_they_are(other):
     assert len(assign(table, FoldsConfig(n=2, stratify=True, group_as_is=True))) == 12
 
 
+def test_a_named_table_finds_the_images_of_either_split(demo):
+    for table, split in (("train", "test"), ("test", "train")):
+        layout = Layout(demo / f"{table}-metadata.csv")
+        dataset = open_dataset(demo, split, layout, labelled=table == "train")
+        assert dataset.images.path.name == f"{table}-image.hdf5"
+
+
 # HDF5
 
 
