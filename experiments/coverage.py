@@ -211,7 +211,7 @@ def _of_pair(
         for one in pair  # the same resamples
     ]
     before = {key: _share_p(samples[0][key] - samples[1][key]) for key in samples[0]}
-    models = [Model(one, mid_ranks(one, np.zeros(len(one))), {"": np.full(len(one), at)}) for one in pair]
+    models = [Model(one, mid_ranks(one, np.zeros(len(one))), {"": np.full(len(one), at)}, one) for one in pair]
     p = swap_p(target, patient, tuple(models), swaps=config.swaps, seed=malignant)
     adjusted = holm({key: value for key, value in p.items() if key != "roc_auc" and not np.isnan(value)})
     return {

@@ -3,8 +3,8 @@
 If two models are alike, each patient's predictions could as well have come from the other model (Bandos, Rockette and
 Gur 2005, Statistics in Medicine 24). Raw predictions are not exchangeable where one model is surer than the other, so
 that ranking metrics swap mid-ranks within the fold, metrics at a threshold swap the calls, and metrics of probabilities
-swap calibrated ones where these are known. p = (1 + b) / (1 + B), b of B swaps having a difference at least as large
-as the observed one (Phipson and Smyth 2010). A swap in which a metric is undefined counts as such.
+swap calibrated ones, without which they have no p. p = (1 + b) / (1 + B), b of B swaps having a difference at
+least as large as the observed one (Phipson and Smyth 2010). A swap in which a metric is undefined counts as such.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +31,7 @@ class Model(NamedTuple):
         prediction: [n] in [0, 1].
         rank: [n] mid-ranks within the fold, as of `mid_ranks`.
         thresholds: by prefix of the metrics' keys a threshold for each row [n].
-        probability: [n] calibrated probabilities; None for the predictions.
+        probability: [n] calibrated probabilities; without those of both models, metrics of them are left out.
     """
 
     prediction: np.ndarray
@@ -102,12 +102,13 @@ class _View(NamedTuple):
 def _views(target: np.ndarray, models: tuple[Model, Model]) -> dict[str, _View]:
     """Return what ranking metrics, calls and probabilities are computed from."""
     predictions = tuple(model.prediction for model in models)
-    probabilities = tuple(model.prediction if model.probability is None else model.probability for model in models)
-    return {
+    probabilities = tuple(model.probability for model in models)
+    views = {
         "ranks": _View(tuple(model.rank for model in models)),
         "calls": _View(predictions, tuple(model.thresholds for model in models)),
-        "probabilities": _View(probabilities, means=True),
     }
+    known = all(one is not None for one in probabilities)
+    return views | ({"probabilities": _View(probabilities, means=True)} if known else {})
 
 
 def _units(target: np.ndarray, patient: np.ndarray, views: Mapping[str, _View]) -> Units:
@@ -175,8 +176,9 @@ def _differences(stacked: Mapping[str, Rows], swapped: np.ndarray) -> dict[str, 
     of = {name: _Swapped(rows, swapped) for name, rows in stacked.items()}
     found = {}
     for metric in registry.OF_PREDICTIONS:
-        if metric.interval:
-            found[metric.key] = metric.formula(of["ranks" if metric.of_order else "probabilities"])
+        name = "ranks" if metric.of_order else "probabilities"
+        if metric.interval and name in of:
+            found[metric.key] = metric.formula(of[name])
     for prefix, confusion in of["calls"].confusions.items():
         found |= {prefix + key: rate for key, rate in registry.rates(*confusion[:4]).items()}
     return {key: value[: len(swapped)] - value[len(swapped) :] for key, value in found.items()}

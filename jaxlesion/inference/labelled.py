@@ -13,7 +13,7 @@ from jaxlesion.core.hooks import Meter
 from jaxlesion.data.batches import open_batches
 from jaxlesion.data.dataset import Dataset, fingerprint, open_dataset
 from jaxlesion.data.lesions import read_lesions
-from jaxlesion.data.predictions import as_written, concatenate, read_predictions
+from jaxlesion.data.predictions import CALIBRATED, as_written, concatenate, read_predictions
 from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation import subgroups
 from jaxlesion.evaluation.calibration import Calibration
@@ -126,6 +126,7 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
         table = _as_written(found.table)
         notes.append(f"external set, no lesion of it was trained on: {table['model'].iloc[0]}")
         probabilities, said = _calibrated(run, lambda calibration: calibration.new_rows(found.each, found.models))
+        table = _with_calibrated(table, probabilities)
         return Labelled(table, dataset.lesions, {"all rows": table}, "external", notes + said, probabilities)
     run.check_data(digests)
     lesions = run.lesions(dataset)
@@ -135,6 +136,8 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
         notes.append(_agreement(run, table))
     table = _as_written(table)
     probabilities, said = _calibrated(run, lambda calibration: _out_of_fold(calibration, table))
+    if probabilities is not None and run.calibration().cross_fitted:
+        table = _with_calibrated(table, probabilities)
     return Labelled(table, lesions, rows_of_run(run.config, lesions, table), "whole", notes + said, probabilities)
 
 
@@ -150,6 +153,11 @@ def _calibrated(run: Run, by: Callable[[Calibration], np.ndarray]) -> tuple[Prob
         return Probabilities(by(calibration), calibration.prevalence), calibration.notes()
     except InputError as e:
         return None, [f"no calibrated figures: {e}"]
+
+
+def _with_calibrated(table: pd.DataFrame, probabilities: Probabilities | None) -> pd.DataFrame:
+    """Return the table with its calibrated probabilities, where there are some."""
+    return table if probabilities is None else table.assign(**{CALIBRATED: probabilities.values})
 
 
 def _as_written(table: pd.DataFrame) -> pd.DataFrame:

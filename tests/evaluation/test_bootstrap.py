@@ -43,7 +43,8 @@ def units_of_scores(target, scores, cluster):
     """Return the units that `resample` draws."""
     thresholds = [{name: np.broadcast_to(at, target.shape) for name, at in one.thresholds.items()} for one in scores]
     name = None if cluster is None else np.unique(cluster, return_inverse=True)[1]
-    return intervals._units(target, name, [one.prediction for one in scores], [None] * len(scores), thresholds)
+    none = [None] * len(scores)
+    return intervals._units(target, name, [one.prediction for one in scores], none, thresholds, none)
 
 
 def lacking(name: str, tn: int, fp: int, fn: int, tp: int) -> bool:

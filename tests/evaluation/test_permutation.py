@@ -23,7 +23,7 @@ def draw(seed: int = 0, patients: int = 8, rows: int = 30, gain: float = 1.0, mo
 def model(prediction, fold=None, at=0.5) -> Model:
     rows = len(prediction)
     rank = mid_ranks(prediction, np.zeros(rows) if fold is None else fold)
-    return Model(prediction, rank, {"": np.full(rows, at)})
+    return Model(prediction, rank, {"": np.full(rows, at)}, prediction)
 
 
 def all_swaps(monkeypatch, patients: int) -> None:
@@ -88,6 +88,14 @@ def test_calibrated_probabilities_are_swapped_where_they_are_known():
     target, patient, a, b = draw(5)
     known = [model(a)._replace(probability=a), model(b / 2)._replace(probability=a)]
     assert swap_p(target, patient, tuple(known), swaps=100)["brier"] == 1
+
+
+def test_without_calibrated_probabilities_of_both_models_metrics_of_them_have_no_p():
+    target, patient, a, b = draw(5)
+    for models in ((model(a)._replace(probability=None), model(b)), (model(a), model(b)._replace(probability=None))):
+        found = swap_p(target, patient, models, swaps=20)
+        assert not {"brier", "log_loss", "ece"} & set(found)
+        assert {"roc_auc", "malignant_recall"} <= set(found)
 
 
 def test_an_undefined_difference_has_no_p():
