@@ -88,7 +88,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str], options: Eva
     p = _swapped(scored, patient, options, tick)
     adjusted = holm({key: p[key] for key in keys if key != options.primary and not np.isnan(p.get(key, np.nan))})
     for key, one in compared.items():
-        low, high = _limits(key, found) or (None, None)
+        low, high = difference_limits(key, found) or (None, None)
         own = None if np.isnan(p.get(key, np.nan)) else p[key]
         compared[key] = one._replace(low=low, high=high, p=own, p_holm=adjusted.get(key))
     return compared
@@ -107,7 +107,7 @@ def notes_on_p(a: pd.DataFrame, b: pd.DataFrame, by: str, options: EvalOptions) 
     return [*notes, OF_CALIBRATED if calibrated else NO_CALIBRATED]
 
 
-def _limits(key: str, found: Resampled) -> tuple[float, float] | None:
+def difference_limits(key: str, found: Resampled) -> tuple[float, float] | None:
     """Return the interval of a difference, which rests on the fewer units of the two models'."""
     resting = [support.of(key) for support in found.support]
     if any(withheld(key, one) for one in resting):
