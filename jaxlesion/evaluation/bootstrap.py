@@ -141,7 +141,7 @@ def resample(
     ]
     chunk = max(1, ELEMENTS // max(views.width for views in condensed))
     parts: list[list[_Chunk]] = [[] for _ in scores]
-    for weight in _weights(units, resamples, chunk, seed):
+    for weight in draws(units, resamples, chunk, seed):
         for part, views in zip(parts, condensed, strict=True):
             statistics, *others = (None if rows is None else rows.weighted(weight) for rows in views)
             part.append(_Chunk(registry.scores(statistics, *others), statistics.confusions))
@@ -222,7 +222,7 @@ def _support(views: _Views) -> Support:
     return Support(resting or {"": resting_on(views.rows)}, spreads(views.rows, views.ranked))
 
 
-def _weights(units: Units, resamples: int, chunk: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
+def draws(units: Units, resamples: int, chunk: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the units of each kind that are drawn, [<= chunk, kinds]; the numbers do not depend on `chunk`."""
     rng = np.random.default_rng(seed)
     share = units.sizes / units.number

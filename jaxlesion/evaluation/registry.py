@@ -60,6 +60,8 @@ class Metric:
         best: the upper end of its range; infinite for none.
         of_ranks: whether it takes ranks within folds, where rows of several folds are pooled.
         left_out: whether its interval is by leaving each unit out, not by percentiles of resamples.
+        corrected: whether its interval is by percentiles that are corrected for bias, with the degrees of freedom of
+            leaving each unit out.
     """
 
     key: str
@@ -74,6 +76,7 @@ class Metric:
     best: float = 1.0
     of_ranks: bool = False
     left_out: bool = False
+    corrected: bool = False
 
     @property
     def of_order(self) -> bool:
@@ -123,6 +126,7 @@ OF_PREDICTIONS = (
         Table.CONSOLE | Table.KNN,
         headline="PR AUC",
         rests_on="malignant",
+        corrected=True,
     ),
     *(
         Metric(
@@ -244,9 +248,10 @@ def _chooser(
 
 
 def left_out(statistics: Statistics, ranked: Statistics | None = None) -> dict[str, np.ndarray]:
-    """Return [r] values of the metrics whose interval is by leaving units out, by key; arguments as of `scores`."""
+    """Return [r] values of the metrics whose interval takes leaving units out, by key; arguments as of `scores`."""
     ranked = ranked or statistics
-    found = {m.key: m.formula(ranked if m.of_ranks else statistics) for m in OF_PREDICTIONS if m.left_out}
+    needed = [m for m in OF_PREDICTIONS if m.left_out or m.corrected]
+    found = {m.key: m.formula(ranked if m.of_ranks else statistics) for m in needed}
     for prefix, confusion in statistics.confusions.items():
         found |= {prefix + m.key: m.formula(confusion._replace(undefined=np.nan)) for m in AT_THRESHOLD if m.left_out}
     return found
