@@ -25,6 +25,7 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.evaluation import registry
 from jaxlesion.evaluation.bootstrap import Scores, resample
+from jaxlesion.evaluation.compare import difference_limits
 from jaxlesion.evaluation.crossfold import mean_auc_spread, rank_within_folds
 from jaxlesion.evaluation.intervals import by_logit, percentiles
 from jaxlesion.evaluation.permutation import Model, holm, mid_ranks, swap_p
@@ -57,12 +58,17 @@ class Coverage:
     """Resamples of an interval by percentiles."""
     swaps: int = 1999
     """Swaps for p; 25 metrics adjusted by Holm take some thousand."""
-    kind: Literal["one", "folds", "pair"] = "one"
-    """Simulate one table, five folds whose models have scales of their own, or the p of two models that are alike."""
+    kind: Literal["one", "folds", "pair", "difference"] = "one"
+    """Simulate one table, five folds whose models have scales of their own, the p of two models that are alike, or the
+    difference of two models, of which one is better."""
     before: bool = True
     """Also compute the intervals that were used before."""
     out: Path | None = None
     """Write the tables there, as Markdown."""
+
+
+DIFFERENCES = ("roc_auc", "pauc", "brier")
+WORSE_SD, SHARED_SD = 1.3, 0.7  # of rows: by the worse of two models, and of what both have in common
 
 
 def draw(rng: np.random.Generator, patients: int, malignant: float) -> tuple[np.ndarray, ...]:
@@ -109,13 +115,13 @@ def prevalence(patients: int, malignant: float, drawn: int = 1_000_000) -> float
     return malignant / patients * found / lesions.mean()
 
 
-def truth(patients: int, malignant: float, points: int = 200_001) -> dict[str, float]:
+def truth(patients: int, malignant: float, points: int = 200_001, row_sd: float = ROW_SD) -> dict[str, float]:
     """Return the metrics of the population, from equally likely scores of both classes at its prevalence.
 
     Scores of a class are normal, whatever the sizes of patients: AUC is Phi(shift / (variance sqrt(2))) to 1e-5. Pairs
     of rows of one patient vanish among all.
     """
-    sd, share = math.sqrt(PATIENT_SD**2 + ROW_SD**2), prevalence(patients, malignant)
+    sd, share = math.sqrt(PATIENT_SD**2 + row_sd**2), prevalence(patients, malignant)
     score = sd * norm.ppf((np.arange(points) + 0.5) / points)
     prediction = predicted(np.concatenate([score, score + SHIFT]), patients, malignant)
     target = np.repeat([0, 1], points)
@@ -158,6 +164,8 @@ def simulate(config: Coverage, malignant: int, known: dict[str, float], number: 
         return _of_folds(patient, target, prediction, known, rng)
     if config.kind == "pair":
         return _of_pair(config, malignant, patient, target, rng)
+    if config.kind == "difference":
+        return _of_difference(config, malignant, patient, target, known, rng)
     at = threshold_of(config.patients, malignant)
     values = registry.summary(target, prediction, at)
     found = resample(target, [Scores(prediction, {"": at})], patient, resamples=config.resamples, seed=number)
@@ -211,7 +219,7 @@ def _of_pair(
         for one in pair  # the same resamples
     ]
     before = {key: _share_p(samples[0][key] - samples[1][key]) for key in samples[0]}
-    models = [Model(one, mid_ranks(one, np.zeros(len(one))), {"": np.full(len(one), at)}) for one in pair]
+    models = [Model(one, mid_ranks(one, np.zeros(len(one))), {"": np.full(len(one), at)}, one) for one in pair]
     p = swap_p(target, patient, tuple(models), swaps=config.swaps, seed=malignant)
     adjusted = holm({key: value for key, value in p.items() if key != "roc_auc" and not np.isnan(value)})
     return {
@@ -220,6 +228,32 @@ def _of_pair(
         "after roc_auc": [float(p["roc_auc"] < 0.05)],
         "after any": [float(min(adjusted.values()) < 0.05)],
     }
+
+
+def _of_difference(
+    config: Coverage,
+    malignant: int,
+    patient: np.ndarray,
+    target: np.ndarray,
+    known: dict[str, float],
+    rng: np.random.Generator,
+) -> dict[str, list[int]]:
+    """Return outcomes of the difference of two models that share patient effects and some of the rows' errors."""
+    shared = PATIENT_SD * rng.normal(size=config.patients)[patient] + SHIFT * target
+    shared += SHARED_SD * rng.normal(size=len(target))
+    own = (math.sqrt(sd**2 - SHARED_SD**2) for sd in (ROW_SD, WORSE_SD))
+    scores = [Scores(predicted(shared + sd * rng.normal(size=len(target)), config.patients, malignant)) for sd in own]
+    found = resample(target, scores, patient, resamples=config.resamples, seed=int(rng.integers(1 << 31)))
+    return {f"difference {key}": outcome(difference_limits(key, found), known[key]) for key in DIFFERENCES}
+
+
+def _known(config: Coverage, malignant: int) -> dict[str, float]:
+    """Return the truth that intervals should hold."""
+    better = truth(config.patients, malignant)
+    if config.kind != "difference":
+        return better
+    worse = truth(config.patients, malignant, row_sd=WORSE_SD)
+    return {key: better[key] - worse[key] for key in better}
 
 
 def _share_p(gap: np.ndarray) -> float:
@@ -279,19 +313,21 @@ def coverage(config: Coverage) -> str:
             raise InputError(f"{kept} is of {stored['options']}: give the same options, or another --out")
         results = stored["sets"]
     for malignant in config.malignant:
-        sets, known = results.setdefault(str(malignant), []), truth(config.patients, malignant)
+        sets, known = results.setdefault(str(malignant), []), _known(config, malignant)
         while len(sets) < config.sets:
             sets.append(simulate(config, malignant, known, len(sets)))
             if kept is not None and (len(sets) % RESAMPLED_EVERY == 0 or len(sets) == config.sets):
                 write_atomic(kept, json.dumps({"options": options, "sets": results}))
         say(f"{malignant} malignant patients: {len(sets)} sets")
-        if config.kind == "folds":
-            say(f"truth: ROC AUC {known['roc_auc']:.4f}, pAUC {known['pauc']:.4f}")
+        if config.kind in ("folds", "difference"):
+            say(f"truth: ROC AUC {known['roc_auc']:.4f}, pAUC {known['pauc']:.4f}, Brier score {known['brier']:.5f}")
     names, keys = ("before", "after") if config.before else ("after",), METRICS
     if config.kind == "folds":
         names, keys = ("pooled-raw", "pooled-ranks", "mean-of-folds"), ("roc_auc", "pauc")
     elif config.kind == "pair":
         names, keys = ("before", "after"), ("roc_auc", "any")
+    elif config.kind == "difference":
+        names, keys = ("difference",), DIFFERENCES
     lines = [f"| metric | malignant patients | sets | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
     for key in keys:
         lines += table(results, names, key)

@@ -10,6 +10,7 @@ from jaxlesion.data.predictions import write_predictions
 from jaxlesion.evaluation.bootstrap import RESAMPLES
 from jaxlesion.evaluation.clinic import Clinic, ClinicOptions, clinic, grids, with_clinic, without_uncorrected
 from jaxlesion.evaluation.compare import Comparison, compare, notes_on_p
+from jaxlesion.evaluation.omitted import notes_on_omitted, omitted_replicates
 from jaxlesion.evaluation.registry import has_interval
 from jaxlesion.evaluation.spread import gaps, spread_over
 from jaxlesion.evaluation.subgroups import as_text, by_subgroup, shortened
@@ -81,7 +82,8 @@ def _evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
         summary = without_uncorrected(summary, Run.open(config.run).config)
     clinical = _clinic(config, source, options)
     pooled = summary.get(POOLED, {}).get(next(iter(source.rows)), ())
-    notes = [*notes_on(options, source.table, pooled), *source.notes, *clinical.notes]
+    omitted = omitted_replicates(source.rows, source.name) if config.bootstrap else {}
+    notes = [*notes_on(options, source.table, pooled), *notes_on_omitted(omitted), *source.notes, *clinical.notes]
     print_summary(summary)
     for grid in grids(clinical):
         print_grid(grid)
@@ -103,7 +105,7 @@ def _evaluate(config: EvaluateConfig) -> Summary | dict[str, Comparison]:
     if config.out is not None:
         write_predictions(config.out, source.table)
     if config.json is not None:
-        text = as_json(summary, notes, config.bootstrap, resampled_by(source.table))
+        text = as_json(summary, notes, config.bootstrap, resampled_by(source.table), omitted=omitted)
         write_atomic(config.json, with_clinic(text, clinical))
     return summary
 

@@ -18,11 +18,13 @@ from jaxlesion.data.identity import alike
 from jaxlesion.data.tables import numbers, place, read_header, read_table, shown
 
 COLUMNS = ("isic_id", "patient_id", "target", "fold", "prediction", "model")
+CALIBRATED = "calibrated"  # an optional last column: calibrated probability of each row, by lines of other folds
 CHUNK = 20_000  # rows that are text at a time
 # The cells allowed, in words and as a test of float64 values.
 NUMBERS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
     "prediction": ("in [0, 1]", lambda p: p.between(0, 1) | p.isna()),
     "target": ("0, 1 or empty", lambda t: t.isin([0, 1]) | t.isna()),
+    CALIBRATED: ("in [0, 1] or empty", lambda p: p.between(0, 1) | p.isna()),
     "fold": (f"a whole number from 0 to {MAX_FOLDS - 1}, or empty", lambda f: f.isin(range(MAX_FOLDS)) | f.isna()),
 }
 
@@ -54,7 +56,8 @@ def predictions_table(
 def write_predictions(path: Path, table: pd.DataFrame, *, chunk_rows: int = CHUNK) -> None:
     """Write the table as CSV, whole or not at all; every prediction is read back as the same float.
 
-    At most `chunk_rows` rows are text at a time; the file does not depend on it.
+    At most `chunk_rows` rows are text at a time; the file does not depend on it. `calibrated` is written where the
+    table has it.
     """
     write_atomic(path, csv_bytes(_rows(table, chunk_rows), chunk_rows))
 
@@ -73,12 +76,18 @@ def as_written(prediction: ArrayLike) -> np.ndarray:
 
 def _rows(table: pd.DataFrame, chunk_rows: int) -> Iterator[Sequence[object]]:
     """Yield header and rows, made some rows at a time: as objects, cells take ten times the memory."""
-    yield COLUMNS
+    columns = _columns(table)
+    yield columns
     for start in range(0, len(table), chunk_rows):
-        part = table[list(COLUMNS)].iloc[start : start + chunk_rows]
+        part = table[columns].iloc[start : start + chunk_rows]
         cells = part.astype(object).where(part.notna(), "")
-        cells["prediction"] = [str(p) for p in part["prediction"].to_numpy()]  # the shortest text that is this float
+        for name in {"prediction", CALIBRATED}.intersection(columns):  # the shortest text that is this float
+            cells[name] = ["" if np.isnan(p) else str(p) for p in part[name].to_numpy()]
         yield from cells.itertuples(index=False, name=None)
+
+
+def _columns(table: pd.DataFrame) -> list[str]:
+    return [*COLUMNS, *([CALIBRATED] if CALIBRATED in table else [])]
 
 
 def csv_bytes(rows: Iterable[Sequence[object]], chunk_rows: int = CHUNK) -> Iterator[bytes]:
@@ -115,6 +124,8 @@ def read_predictions(
 ) -> pd.DataFrame:
     """Read a Predictions table; columns beyond isic_id and prediction may be missing.
 
+    `calibrated` is returned where the file has it.
+
     Args:
         path: the CSV. With `truth` also the competition's form, whose column target is the prediction.
         truth: a Lesions table that gives target and patient_id by isic_id instead.
@@ -142,11 +153,12 @@ def read_predictions(
             f"{path}: {place(path, row)}: {table['isic_id'][row]} is there twice for one model; keep one row for each"
         )
     for column in NUMBERS:
-        table[column] = _numbers(path, table, column)
+        if column in table:
+            table[column] = _numbers(path, table, column)
     table = _complete(path, table, truth, allow_missing, say)
     if truth is not None:
         table = _with_truth(path, table, truth)
-    return table[list(COLUMNS)].astype({"target": "Int8", "fold": "Int8"})
+    return table[_columns(table)].astype({"target": "Int8", "fold": "Int8"})
 
 
 def _complete(

@@ -43,11 +43,13 @@ class Scores:
         prediction: [n] in [0, 1].
         thresholds: by prefix of the metrics' keys a number, or one for each row.
         rank: [n] ranks within folds, for the metrics that take these; None for the predictions.
+        probability: [n] calibrated, for the metrics of probabilities; None for the predictions.
     """
 
     prediction: ArrayLike
     thresholds: Mapping[str, ArrayLike] = field(default_factory=lambda: {"": 0.5})
     rank: ArrayLike | None = None
+    probability: ArrayLike | None = None
 
 
 class Support(NamedTuple):
@@ -125,19 +127,24 @@ def resample(
     name = None if patient is None else np.unique(np.asarray(patient), return_inverse=True)[1]
     predictions = [prediction for _, prediction in columns]
     ranks = [None if one.rank is None else check_columns(target, one.rank)[1] for one in scores]
-    thresholds = [{k: np.broadcast_to(at, target.shape) for k, at in one.thresholds.items()} for one in scores]
-    units = _units(target, name, predictions, ranks, thresholds)
-    condensed = [
-        _Pair(_rows(target, p, units, at), None if rank is None else _rows(target, rank, units, {}))
-        for p, rank, at in zip(predictions, ranks, thresholds, strict=True)
+    probabilities = [
+        None if one.probability is None else check_probability(target, one.probability)[1] for one in scores
     ]
-    chunk = max(1, ELEMENTS // max(pair.width for pair in condensed))
+    thresholds = [{k: np.broadcast_to(at, target.shape) for k, at in one.thresholds.items()} for one in scores]
+    units = _units(target, name, predictions, ranks, thresholds, probabilities)
+    condensed = [
+        _Views(
+            _rows(target, p, units, at),
+            *(None if column is None else _rows(target, column, units, {}) for column in others),
+        )
+        for p, at, *others in zip(predictions, thresholds, ranks, probabilities, strict=True)
+    ]
+    chunk = max(1, ELEMENTS // max(views.width for views in condensed))
     parts: list[list[_Chunk]] = [[] for _ in scores]
-    for weight in _weights(units, resamples, chunk, seed):
-        for part, pair in zip(parts, condensed, strict=True):
-            statistics = pair.rows.weighted(weight)
-            ranked = None if pair.ranked is None else pair.ranked.weighted(weight)
-            part.append(_Chunk(registry.scores(statistics, ranked), statistics.confusions))
+    for weight in draws(units, resamples, chunk, seed):
+        for part, views in zip(parts, condensed, strict=True):
+            statistics, *others = (None if rows is None else rows.weighted(weight) for rows in views)
+            part.append(_Chunk(registry.scores(statistics, *others), statistics.confusions))
         tick(len(weight))
     samples = tuple(_joined(part) for part in parts)
     if units.number == 1:
@@ -147,7 +154,7 @@ def resample(
         "row" if units.number == len(target) else "patient",
         (malignant, units.number - malignant),
         samples,
-        tuple(_support(pair) for pair in condensed),
+        tuple(_support(views) for views in condensed),
     )
 
 
@@ -175,11 +182,12 @@ def _joined(chunks: Sequence[_Chunk]) -> dict[str, np.ndarray]:
     return found
 
 
-class _Pair(NamedTuple):
-    """Rows by prediction, and by rank within the fold if that differs."""
+class _Views(NamedTuple):
+    """Rows by prediction, by rank within the fold and by calibrated probability, where these differ."""
 
     rows: Rows
-    ranked: Rows | None
+    ranked: Rows | None = None
+    probable: Rows | None = None
 
     @property
     def width(self) -> int:
@@ -193,11 +201,13 @@ def _units(
     predictions: Sequence[np.ndarray],
     ranks: Sequence[np.ndarray | None],
     thresholds: Sequence[Mapping[str, np.ndarray]],
+    probabilities: Sequence[np.ndarray | None],
 ) -> Units:
     """Return the kinds of units that are alike for all scores."""
     columns = [target]
-    for prediction, rank, at in zip(predictions, ranks, thresholds, strict=True):
-        columns += counted(target, prediction, at) + rounded(target, prediction)
+    for prediction, rank, at, probability in zip(predictions, ranks, thresholds, probabilities, strict=True):
+        columns += counted(target, prediction, at)
+        columns += rounded(target, prediction if probability is None else probability)
         columns += [] if rank is None else counted(target, rank, {})
     return units_of(name, columns)
 
@@ -206,13 +216,13 @@ def _rows(target: np.ndarray, column: np.ndarray, units: Units, thresholds: Mapp
     return Rows(target, column, units.kind, len(units.sizes), thresholds, units.sizes)
 
 
-def _support(pair: _Pair) -> Support:
+def _support(views: _Views) -> Support:
     """Return the numbers of units and the spreads of metrics of one of the scores."""
-    resting = {prefix: resting_on(pair.rows, prefix) for prefix in pair.rows.thresholds}
-    return Support(resting or {"": resting_on(pair.rows)}, spreads(pair.rows, pair.ranked))
+    resting = {prefix: resting_on(views.rows, prefix) for prefix in views.rows.thresholds}
+    return Support(resting or {"": resting_on(views.rows)}, spreads(views.rows, views.ranked))
 
 
-def _weights(units: Units, resamples: int, chunk: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
+def draws(units: Units, resamples: int, chunk: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the units of each kind that are drawn, [<= chunk, kinds]; the numbers do not depend on `chunk`."""
     rng = np.random.default_rng(seed)
     share = units.sizes / units.number

@@ -93,6 +93,11 @@ class Calibration:
         """Share of malignant rows that calibrated predictions add up to."""
         return sum(fold.positives for fold in self.folds) / sum(fold.rows for fold in self.folds)
 
+    @property
+    def cross_fitted(self) -> bool:
+        """Return whether each fold has a line that was fitted on other folds."""
+        return self.folds[0].a is not None
+
     def check(self, models: Sequence[str]) -> None:
         """Raise InputError for a checkpoint that is none of those calibrated."""
         known = [fold.model for fold in self.folds]
@@ -107,7 +112,7 @@ class Calibration:
         fixed = [(f"fold {fold.fold}", fold.slope_fixed) for fold in self.folds]
         said = [f"{name} ({why})" for name, why in [*fixed, ("new rows", self.slope_fixed)] if why]
         notes = [f"calibrated by an intercept alone, without a slope: {', '.join(said)}"] if said else []
-        if self.folds[0].a is None:
+        if not self.cross_fitted:
             notes.append("out of fold only the prior is corrected: intercept and slope take other folds")
         return notes
 

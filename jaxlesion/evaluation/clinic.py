@@ -18,6 +18,7 @@ from jaxlesion.core.files import without_nan
 from jaxlesion.evaluation import calibration_metrics as calibrated
 from jaxlesion.evaluation import decision, patients
 from jaxlesion.evaluation.calibration import logit
+from jaxlesion.evaluation.clinic_intervals import benefit_limits, calibration_limits, froc_limits
 from jaxlesion.evaluation.crossfold import rank_within_folds
 from jaxlesion.evaluation.ratios import FEWEST_PATIENTS, ratio
 from jaxlesion.evaluation.retrieval import Found, top_k
@@ -175,13 +176,7 @@ def patient_metrics(table: pd.DataFrame, options: ClinicOptions) -> dict[str, An
         "retrieval": {str(k): _retrieval(of_k, count, options) for k, of_k in found.items()},
         "auc_within_patients": _spread(*patients.auc_within(target, prediction, patient), count, options),
         **{name: _calls(target, prediction >= at, patient, options) for name, at in thresholds.items()},
-        "froc": dict(
-            zip(
-                map(str, patients.FALSE_POSITIVES),
-                patients.froc(target, _one_scale(table, target, prediction), count),
-                strict=True,
-            )
-        ),
+        "froc": _froc(target, _one_scale(table, target, prediction), patient, count, options),
     }
 
 
@@ -194,15 +189,21 @@ def calibration_metrics(table: pd.DataFrame, probabilities: Probabilities, optio
         np.bincount(patient, weight * column) for column in (p, target, -np.log(likelihood), np.ones(len(p)))
     )
     enough = np.count_nonzero(observed) >= FEWEST_PATIENTS
+    limits = calibration_limits(target, p, weight, patient, options.resamples, options.seed)
     chance = {"resamples": options.resamples if enough else 0, "seed": options.seed, "best": np.inf}
     return {
         "of": AS_THEY_ARE if probabilities.prevalence is None else CALIBRATED,
         "prevalence": float(np.average(target, weights=weight)),
         "stated_prevalence": options.prevalence is not None,
         "expected_over_observed": ratio(expected, observed, **chance),
-        **{key: formula(target, p, weight) for key, _, formula in CALIBRATION},
+        **{key: _with_limits(formula(target, p, weight), key, limits) for key, _, formula in CALIBRATION},
         "log_loss": ratio(loss, rows, **chance),
     }
+
+
+def _with_limits(value: float, key: str, limits: Mapping[str, tuple[float, float] | None]) -> Estimate | float:
+    """Return the value with its interval, if the metric of the key has intervals."""
+    return Estimate(value, *(limits[key] or ())) if key in limits else value
 
 
 def calibration_by_label(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
@@ -218,11 +219,16 @@ def decision_metrics(
     target, p, weight = _at_prevalence(table, probabilities, options)
     scale = _one_scale(table, target, table["prediction"].to_numpy(np.float64))
     curve = decision.decision_curve(target, p, weight)
+    limits = benefit_limits(
+        target, p, patients_of(table), curve.threshold, options.prevalence, options.resamples, options.seed
+    )
+    low, high = zip(*((None, None) if ends is None else ends for ends in limits), strict=True)
     return {
         "of": AS_THEY_ARE if probabilities.prevalence is None else CALIBRATED,
         "prevalence": float(np.average(target, weights=weight)),
         "stated_prevalence": options.prevalence is not None,
-        "curve": {name: values.tolist() for name, values in curve._asdict().items()},
+        "curve": {name: values.tolist() for name, values in curve._asdict().items()}
+        | {"model_low": list(low), "model_high": list(high)},
         "needed": {
             f"{at:g}": decision.needed_at(target, scale, at, options.prevalence, known_patients)._asdict()
             for at in decision.SENSITIVITIES
@@ -249,9 +255,11 @@ def grids(found: Clinic) -> list[Grid]:
     return shown
 
 
-def _benefits(curve: Mapping[str, Sequence[float]], i: int) -> list[float]:
+def _benefits(curve: Mapping[str, Sequence[float]], i: int) -> list[float | Estimate]:
     """Return the cells of one threshold, all per 1,000 lesions."""
-    return [curve[key][i] * (1 if key.endswith("per_1000") else 1000) for key in CURVE]
+    cells = [curve[key][i] * (1 if key.endswith("per_1000") else 1000) for key in CURVE]
+    low, high = curve["model_low"][i], curve["model_high"][i]
+    return cells if low is None else [Estimate(cells[0], 1000 * low, 1000 * high), *cells[1:]]
 
 
 def _retrieval_grid(of: Mapping[str, Any]) -> Grid:
@@ -298,6 +306,17 @@ def _spread(numerator: np.ndarray, denominator: np.ndarray, patients: int, optio
     others = np.zeros(patients - len(numerator))
     padded = (np.append(column, others) for column in (numerator, denominator))
     return ratio(*padded, resamples=options.resamples, seed=options.seed)
+
+
+def _froc(
+    target: np.ndarray, scale: np.ndarray, patient: np.ndarray, count: int, options: ClinicOptions
+) -> dict[str, Estimate]:
+    allowed = patients.FALSE_POSITIVES
+    values = patients.froc(target, scale, count)
+    limits = froc_limits(target, scale, patient, allowed, values, options.resamples, options.seed)
+    return {
+        str(most): Estimate(value, *(ends or ())) for most, value, ends in zip(allowed, values, limits, strict=True)
+    }
 
 
 def _calls(target: np.ndarray, called: np.ndarray, patient: np.ndarray, options: ClinicOptions) -> dict[str, Any]:

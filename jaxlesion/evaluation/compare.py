@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlesion.core.errors import InputError
+from jaxlesion.data.predictions import CALIBRATED
 from jaxlesion.evaluation.bootstrap import Resampled, difference
 from jaxlesion.evaluation.intervals import withheld
 from jaxlesion.evaluation.permutation import Model, holm, mid_ranks, swap_p
@@ -29,8 +30,11 @@ P_NOTE = (
 PRIMARY_NOTE = (
     "p is given as it is for the primary metric, {label} (--primary); all others have Holm's for their number"
 )
-RAW_NOTE = "Brier score, log loss and calibration error swap predictions as they are, since no calibration is known"
-CALIBRATED = "calibrated"  # the column of calibrated probabilities, where a table has one
+OF_CALIBRATED = "Brier score, log loss and calibration error are of the column calibrated"
+NO_CALIBRATED = (
+    "Brier score, log loss and calibration error are of predictions as they are and have no p: "
+    "both tables would need the column calibrated, as oof.csv of a run has it"
+)
 
 
 class Comparison(NamedTuple):
@@ -51,7 +55,8 @@ class Comparison(NamedTuple):
 def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str], options: EvalOptions) -> dict[str, Comparison]:
     """Compare every metric that has an interval between two Predictions tables of the same lesions.
 
-    Both are resampled together: each resample takes the same patients from both. p is that of `permutation`.
+    Both are resampled together: each resample takes the same patients from both. p is that of `permutation`. Metrics
+    of probabilities are of `calibrated` where both tables have it in all rows; otherwise they have no p.
 
     Args:
         a: Predictions, targets known.
@@ -61,14 +66,19 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str], options: Eva
 
     Raises:
         InputError: a lesion twice, or the first lesion that only one table has or that they do not agree on; or a
-            primary metric that is not compared.
+            primary metric that is not compared or can have no p.
     """
     a, b = _aligned(a, b, names)
+    calibrated = _calibrated(a, b)
+    if calibrated:
+        a, b = (table.assign(probability=table[CALIBRATED]) for table in (a, b))
     scored = [with_thresholds(table, options, name) for table, name in zip((a, b), names, strict=True)]
     values = [plain_values(table, options) for table in scored]
     keys = shared_keys(values)
     if options.primary not in keys:
         raise InputError(f"--primary {options.primary} is not compared here; choose one of {', '.join(keys)}")
+    if options.resamples and not calibrated and metric_of(options.primary).of_probability:
+        raise InputError(f"--primary {options.primary} has no p here: both tables need the column calibrated")
     compared = {key: Comparison(*(of[key] for of in values), values[0][key] - values[1][key]) for key in keys}
     if not options.resamples:
         return compared
@@ -76,10 +86,10 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str], options: Eva
     tick = options.ticker(options.resamples + options.swaps)
     found = resampled_values(scored, patient, options, 0, tick)
     p = _swapped(scored, patient, options, tick)
-    adjusted = holm({key: p[key] for key in keys if key != options.primary and not np.isnan(p[key])})
+    adjusted = holm({key: p[key] for key in keys if key != options.primary and not np.isnan(p.get(key, np.nan))})
     for key, one in compared.items():
-        low, high = _limits(key, found) or (None, None)
-        own = None if np.isnan(p[key]) else p[key]
+        low, high = difference_limits(key, found) or (None, None)
+        own = None if np.isnan(p.get(key, np.nan)) else p[key]
         compared[key] = one._replace(low=low, high=high, p=own, p_holm=adjusted.get(key))
     return compared
 
@@ -88,15 +98,16 @@ def notes_on_p(a: pd.DataFrame, b: pd.DataFrame, by: str, options: EvalOptions) 
     """Return sentences on the p values of two Predictions tables, drawn by patient or row."""
     if not options.resamples:
         return []
-    swapped = "mid-ranks within the fold, calls and probabilities"
+    calibrated = _calibrated(a, b)
+    swapped = "mid-ranks within the fold" + (", calls and calibrated probabilities" if calibrated else " and calls")
     notes = [
         P_NOTE.format(swaps=options.swaps, swapped=swapped, by=f"whole {by}s" if by == "patient" else "rows"),
         PRIMARY_NOTE.format(label=metric_of(options.primary).label or options.primary),
     ]
-    return notes if _calibrated(a, b) else [*notes, RAW_NOTE]
+    return [*notes, OF_CALIBRATED if calibrated else NO_CALIBRATED]
 
 
-def _limits(key: str, found: Resampled) -> tuple[float, float] | None:
+def difference_limits(key: str, found: Resampled) -> tuple[float, float] | None:
     """Return the interval of a difference, which rests on the fewer units of the two models'."""
     resting = [support.of(key) for support in found.support]
     if any(withheld(key, one) for one in resting):
@@ -107,13 +118,13 @@ def _limits(key: str, found: Resampled) -> tuple[float, float] | None:
 def _swapped(
     scored: Sequence[pd.DataFrame], patient: np.ndarray, options: EvalOptions, tick: Callable[[int], None]
 ) -> dict[str, float]:
-    """Return p of every metric."""
-    calibrated, models = _calibrated(*scored), []
+    """Return p of every metric, but of those of probabilities where none is calibrated."""
+    models = []
     for table in scored:
         prediction = table["prediction"].to_numpy(np.float64)
         fold = table["fold"].to_numpy(np.float64) if folds_of(table) else np.zeros(len(table))
         thresholds = {k: np.broadcast_to(at, len(table)) for k, at in thresholds_of(table, options).items()}
-        probability = table[CALIBRATED].to_numpy(np.float64) if calibrated else None
+        probability = table["probability"].to_numpy(np.float64) if "probability" in table else None
         models.append(Model(prediction, mid_ranks(prediction, fold), thresholds, probability))
     target = scored[0]["target"].to_numpy(np.int64)
     a, b = models
@@ -123,8 +134,8 @@ def _swapped(
 
 
 def _calibrated(a: pd.DataFrame, b: pd.DataFrame) -> bool:
-    """Return whether both tables have calibrated probabilities."""
-    return CALIBRATED in a and CALIBRATED in b
+    """Return whether both tables have calibrated probabilities in all rows."""
+    return all(CALIBRATED in table and table[CALIBRATED].notna().all() for table in (a, b))
 
 
 def _aligned(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

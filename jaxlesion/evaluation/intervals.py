@@ -5,6 +5,8 @@
   scale g = logit(t / m), m the largest value, where se(g) = se(t) m / (t (m - t)), with Student's t. Its degrees of
   freedom are those of the variance (`jackknife.degrees`), at most m G and G - 1, G the units the metric rests on.
   For pAUC, m = .2: it depends on the fifth of the malignant patients that are ranked lowest. G - 1 are too many.
+- **PR AUC.** Percentiles that are corrected for bias (Efron 1981, BC). The tails are those of others for G = degrees
+  of freedom + 1: where few patients have most of the lesions, precision depends on few, however many are malignant.
 - **Others.** Percentiles, each tail at Phi(-sqrt(G / (G - 1)) t_{.975, G - 1}) in place of .025, G the units the metric
   rests on (Hesterberg 2015, "What teachers should know about the bootstrap", section 3.2, expanded percentiles).
 - **Edges.** Resamples cannot show an error that was never observed. At 0 the interval is [0, 1 - .025^(1/G)], at the
@@ -61,6 +63,23 @@ def percentiles(sample: np.ndarray, units: float = math.inf, level: float = LEVE
     return float(low), float(high)
 
 
+def corrected(value: float, sample: np.ndarray, units: float) -> tuple[float, float] | None:
+    """Return the bias-corrected percentiles of a metric's [resamples]; None as of `percentiles`.
+
+    With z0 the normal quantile of the share of resamples below the value, ties half, the limits are the quantiles at
+    Phi(2 z0 -+ z), Phi(-z) being the tail (Efron 1981, Canadian Journal of Statistics 9).
+    """
+    defined = sample[~np.isnan(sample)]
+    if percentiles(sample, units) is None:
+        return None
+    below = (np.mean(defined < value) + np.mean(defined <= value)) / 2
+    least = 1 / (len(defined) + 1)  # the rank of the lowest of all
+    twice = 2 * norm.ppf(np.clip(below, least, 1 - least))
+    ends = norm.cdf(twice + norm.ppf([tail(units), 1 - tail(units)]))
+    low, high = np.quantile(defined, np.clip(ends, least, 1 - least), method="weibull")
+    return float(low), float(high)
+
+
 def at_edge(value: float, best: float, units: int, level: float = LEVEL) -> tuple[float, float] | None:
     """Return the interval of a metric that is 0 or `best`, its largest value; None for any other value."""
     if units < 1 or not math.isfinite(best):
@@ -90,7 +109,7 @@ def limits(
         value: of it.
         sample: [resamples] of it.
         resting: number of units by what a metric may rest on.
-        spread: by leaving units out; None for percentiles.
+        spread: by leaving units out; None for plain percentiles.
     """
     metric = metric_of(key)
     units = resting[metric.rests_on]
@@ -100,6 +119,8 @@ def limits(
         return edge
     if spread is None:
         return percentiles(sample, units)
+    if metric.corrected:
+        return corrected(value, sample, min(units, max(2.0, spread.degrees + 1)))
     degrees = min(spread.degrees, units - 1, metric.best * units)
     return by_logit(value, spread._replace(degrees=degrees), metric.best)
 

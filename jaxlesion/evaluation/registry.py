@@ -60,6 +60,8 @@ class Metric:
         best: the upper end of its range; infinite for none.
         of_ranks: whether it takes ranks within folds, where rows of several folds are pooled.
         left_out: whether its interval is by leaving each unit out, not by percentiles of resamples.
+        corrected: whether its interval is by percentiles that are corrected for bias, with the degrees of freedom of
+            leaving each unit out.
     """
 
     key: str
@@ -74,11 +76,17 @@ class Metric:
     best: float = 1.0
     of_ranks: bool = False
     left_out: bool = False
+    corrected: bool = False
 
     @property
     def of_order(self) -> bool:
         """Whether, without a threshold, it depends on the order of predictions alone."""
         return self.rests_on == "malignant"
+
+    @property
+    def of_probability(self) -> bool:
+        """Whether, without a threshold, it depends on predictions as probabilities."""
+        return self.interval and not self.of_order and self in OF_PREDICTIONS
 
     @property
     def interval(self) -> bool:
@@ -118,6 +126,7 @@ OF_PREDICTIONS = (
         Table.CONSOLE | Table.KNN,
         headline="PR AUC",
         rests_on="malignant",
+        corrected=True,
     ),
     *(
         Metric(
@@ -212,21 +221,37 @@ def headlines() -> dict[str, str]:
     return found | {CHOSEN + m.key: m.chosen_headline for m in AT_THRESHOLD if m.chosen_headline}
 
 
-def scores(statistics: Statistics, ranked: Statistics | None = None) -> dict[str, np.ndarray]:
+def scores(
+    statistics: Statistics, ranked: Statistics | None = None, probable: Statistics | None = None
+) -> dict[str, np.ndarray]:
     """Return [r] values of the metrics that have an interval and no threshold, by key.
 
     Args:
         statistics: of the predictions.
         ranked: of ranks within folds, for the metrics that take these; None for those of the predictions.
+        probable: of calibrated probabilities, for the metrics of probabilities; None for those of the predictions.
     """
-    ranked = ranked or statistics
-    return {m.key: m.formula(ranked if m.of_ranks else statistics) for m in OF_PREDICTIONS if m.interval}
+    of = _chooser(statistics, ranked, probable)
+    return {m.key: m.formula(of(m)) for m in OF_PREDICTIONS if m.interval}
+
+
+def _chooser(
+    statistics: Statistics, ranked: Statistics | None, probable: Statistics | None
+) -> Callable[[Metric], Statistics]:
+    """Return a function that chooses what a metric is computed from."""
+
+    def of(metric: Metric) -> Statistics:
+        special = ranked if metric.of_ranks else None if metric.of_order else probable
+        return special or statistics
+
+    return of
 
 
 def left_out(statistics: Statistics, ranked: Statistics | None = None) -> dict[str, np.ndarray]:
-    """Return [r] values of the metrics whose interval is by leaving units out, by key; arguments as of `scores`."""
+    """Return [r] values of the metrics whose interval takes leaving units out, by key; arguments as of `scores`."""
     ranked = ranked or statistics
-    found = {m.key: m.formula(ranked if m.of_ranks else statistics) for m in OF_PREDICTIONS if m.left_out}
+    needed = [m for m in OF_PREDICTIONS if m.left_out or m.corrected]
+    found = {m.key: m.formula(ranked if m.of_ranks else statistics) for m in needed}
     for prefix, confusion in statistics.confusions.items():
         found |= {prefix + m.key: m.formula(confusion._replace(undefined=np.nan)) for m in AT_THRESHOLD if m.left_out}
     return found
@@ -265,6 +290,7 @@ def summary(
     prediction: ArrayLike,
     threshold: ArrayLike | Mapping[str, ArrayLike] = 0.5,
     rank: ArrayLike | None = None,
+    probability: ArrayLike | None = None,
 ) -> dict[str, int | float]:
     """Return all metrics of one set of predictions by key, in the order of this module: counts int, all others float.
 
@@ -273,6 +299,7 @@ def summary(
         prediction: [n] in [0, 1].
         threshold: see `classification`; or several by prefix of their metrics' keys.
         rank: [n] ranks within folds, for the metrics that take these; None for the predictions.
+        probability: [n] calibrated, for the metrics of probabilities; None for the predictions.
 
     Raises:
         InputError: columns that `check_probability` refuses, or a threshold that is not finite.
@@ -281,8 +308,10 @@ def summary(
     for one in thresholds.values():
         check_threshold(one)
     statistics = Rows.single(*check_probability(target, prediction), thresholds).unweighted()
-    ranked = statistics if rank is None else Rows.single(*check_columns(target, rank)).unweighted()
-    found = {m.key: _plain(m, m.formula(ranked if m.of_ranks else statistics)) for m in OF_PREDICTIONS}
+    ranked = None if rank is None else Rows.single(*check_columns(target, rank)).unweighted()
+    probable = None if probability is None else Rows.single(*check_probability(target, probability)).unweighted()
+    of = _chooser(statistics, ranked, probable)
+    found = {m.key: _plain(m, m.formula(of(m))) for m in OF_PREDICTIONS}
     return found | _at_thresholds(statistics.confusions)
 
 

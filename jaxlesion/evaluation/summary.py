@@ -117,11 +117,7 @@ def summarise(tables: Mapping[str, pd.DataFrame], name: str, options: EvalOption
     """
     tables = {rows: with_thresholds(table, options) for rows, table in tables.items()}
     folds = folds_of(next(iter(tables.values())))
-    parts: dict[str, dict[str, pd.DataFrame]] = {
-        f"fold {k}": {rows: table[table["fold"] == k] for rows, table in tables.items()} for k in folds
-    }
-    if len(folds) != 1:
-        parts[POOLED if folds else name] = tables
+    parts = parts_of(tables, name)
     tick = options.ticker(options.resamples * len(tables) * len(parts))
     measured = {
         part: {rows: _measure(table, options, number, tick) for rows, table in by_rows.items()}
@@ -130,6 +126,16 @@ def summarise(tables: Mapping[str, pd.DataFrame], name: str, options: EvalOption
     if len(folds) > 1:
         measured[MEAN] = {rows: _mean(*_of_folds(measured, parts, folds, rows)) for rows in tables}
     return {part: {rows: m.estimates() for rows, m in by_rows.items()} for part, by_rows in measured.items()}
+
+
+def parts_of(tables: Mapping[str, pd.DataFrame], name: str) -> dict[str, dict[str, pd.DataFrame]]:
+    """Return the rows of each fold, and of all together unless there is one fold, by part and set of rows.
+
+    Arguments are those of `summarise`.
+    """
+    folds = folds_of(next(iter(tables.values())))
+    parts = {f"fold {k}": {rows: table[table["fold"] == k] for rows, table in tables.items()} for k in folds}
+    return parts if len(folds) == 1 else parts | {POOLED if folds else name: dict(tables)}
 
 
 def summarise_run(
@@ -199,8 +205,11 @@ def as_json(
     resamples: int,
     by: str,
     permutation: Mapping[str, Any] | None = None,
+    omitted: Mapping[str, Any] | None = None,
 ) -> str:
     """Return metrics as JSON, with `notes`, a list of text, and `bootstrap`, null or `draws`, `by` and `level`.
+
+    `bootstrap` of a `Summary` has `omitted` too, the numbers of `omitted_replicates`.
 
     `figures` is a tree. Of a `Summary` it is by part (`fold k`, `pooled`, `mean of folds`, or the name of a table
     without folds), by set of rows (`normalised`, `whole fold` or `all rows`), and by key (those of `registry.summary`,
@@ -214,8 +223,11 @@ def as_json(
         resamples: number of resamples; 0 for no intervals.
         by: the unit drawn, patient or row.
         permutation: of comparisons, how p was found: `draws` and `primary`.
+        omitted: replicates that the jackknife omits; None where there is no jackknife.
     """
     bootstrap = {"draws": resamples, "by": by, "level": LEVEL} if resamples else None
+    if bootstrap and omitted is not None:
+        bootstrap["omitted"] = omitted
     content = {"notes": list(notes), "bootstrap": bootstrap}
     content |= {} if permutation is None else {"permutation": dict(permutation)}
     content |= {"figures": without_nan(_fields(estimates))}
@@ -261,7 +273,8 @@ def with_thresholds(table: pd.DataFrame, options: EvalOptions, name: str = "the 
 
 def plain_values(table: pd.DataFrame, options: EvalOptions) -> dict[str, int | float]:
     """Return the metrics of a table with thresholds by key, without intervals."""
-    return summary(_target(table), table["prediction"].to_numpy(), thresholds_of(table, options), _rank(table))
+    columns = (_target(table), table["prediction"].to_numpy(), thresholds_of(table, options), _rank(table))
+    return summary(*columns, _probability(table))
 
 
 def resampled_values(
@@ -280,7 +293,10 @@ def resampled_values(
         stream: number of the random stream; parts of another number are drawn independently.
         tick: called with the number of resamples just done.
     """
-    scores = [Scores(table["prediction"].to_numpy(), thresholds_of(table, options), _rank(table)) for table in tables]
+    scores = [
+        Scores(table["prediction"].to_numpy(), thresholds_of(table, options), _rank(table), _probability(table))
+        for table in tables
+    ]
     seed = options.seed, stream
     return resample(_target(tables[0]), scores, patient, resamples=options.resamples, seed=seed, tick=tick)
 
@@ -355,6 +371,11 @@ def _rank(table: pd.DataFrame) -> np.ndarray | None:
     if len(folds_of(table)) < 2:
         return None
     return rank_within_folds(*(table[column].to_numpy(np.float64) for column in ("target", "prediction", "fold")))
+
+
+def _probability(table: pd.DataFrame) -> np.ndarray | None:
+    """Return `probability` [n], what metrics of probabilities take in place of predictions; None without it."""
+    return table["probability"].to_numpy(np.float64) if "probability" in table else None
 
 
 def malignant_patients(table: pd.DataFrame) -> int:

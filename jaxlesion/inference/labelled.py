@@ -17,7 +17,7 @@ from jaxlesion.data.folds import refuse_alike
 from jaxlesion.data.identity import alike
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.open import open_dataset, open_table
-from jaxlesion.data.predictions import as_written, concatenate, read_predictions
+from jaxlesion.data.predictions import CALIBRATED, as_written, concatenate, read_predictions
 from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation import subgroups
 from jaxlesion.evaluation.calibration import Calibration
@@ -164,6 +164,7 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
         notes.append(f"external set, none of its ids was trained on: {table['model'].iloc[0]}")
         notes += overlap.ids_note() + overlap.pixels_note()
         probabilities, said = _calibrated(run, lambda calibration: calibration.new_rows(found.each, found.models))
+        table = _with_calibrated(table, probabilities)
         return Labelled(table, dataset.lesions, {"all rows": table}, "external", notes + said, probabilities)
     run.check_data(digests)
     lesions = run.lesions(dataset)
@@ -173,6 +174,8 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
         notes.append(_agreement(run, table))
     table = _as_written(table)
     probabilities, said = _calibrated(run, lambda calibration: _out_of_fold(calibration, table))
+    if probabilities is not None and run.calibration().cross_fitted:
+        table = _with_calibrated(table, probabilities)
     return Labelled(table, lesions, rows_of_run(run.config, lesions, table), "whole", notes + said, probabilities)
 
 
@@ -188,6 +191,11 @@ def _calibrated(run: Run, by: Callable[[Calibration], np.ndarray]) -> tuple[Prob
         return Probabilities(by(calibration), calibration.prevalence), calibration.notes()
     except InputError as e:
         return None, [f"no calibrated figures: {e}"]
+
+
+def _with_calibrated(table: pd.DataFrame, probabilities: Probabilities | None) -> pd.DataFrame:
+    """Return the table with its calibrated probabilities, where there are some."""
+    return table if probabilities is None else table.assign(**{CALIBRATED: probabilities.values})
 
 
 def _as_written(table: pd.DataFrame) -> pd.DataFrame:

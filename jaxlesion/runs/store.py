@@ -22,7 +22,7 @@ from jaxlesion.core.files import LEFT_OVER, remove_left_over, without_nan, write
 from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.folds import training_pool, training_rows
 from jaxlesion.data.open import open_dataset
-from jaxlesion.data.predictions import concatenate, read_predictions, write_predictions
+from jaxlesion.data.predictions import CALIBRATED, concatenate, read_predictions, write_predictions
 from jaxlesion.data.tables import read_table
 from jaxlesion.evaluation import calibration
 from jaxlesion.evaluation.calibration import Calibration
@@ -258,13 +258,19 @@ class Run:
         return sorted(int(p.parent.name.removeprefix("fold_")) for p in self.folder.glob("fold_*/oof.csv"))
 
     def collect_oof(self) -> pd.DataFrame:
-        """Write and return the run's oof.csv, the rows of all finished folds, fold by fold; and calibration.json."""
+        """Write and return the run's oof.csv, the rows of all finished folds, fold by fold; and calibration.json.
+
+        From two folds on, `calibrated` is each row's probability by a line that was fitted on the other folds.
+        """
         with filelock.FileLock(self.folder / LOCK):  # of two folds that finish at once, the second sees both
             remove_left_over(self.folder)
             table = concatenate([read_predictions(self.fold(k).oof) for k in self.finished_folds()])
+            fitted = self._calibrated(table)
+            if fitted.cross_fitted:
+                table[CALIBRATED] = fitted.out_of_fold(table["prediction"], table["fold"])
             write_predictions(self.folder / "oof.csv", table)
-            fitted = dataclasses.asdict(self._calibrated(table))
-            write_atomic(self.folder / "calibration.json", json.dumps(fitted, indent=2, allow_nan=False) + "\n")
+            text = json.dumps(dataclasses.asdict(fitted), indent=2, allow_nan=False)
+            write_atomic(self.folder / "calibration.json", text + "\n")
         return table
 
     def _calibrated(self, oof: pd.DataFrame) -> Calibration:

@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.predictions import COLUMNS, concatenate, predictions_table, read_predictions, write_predictions
+from jaxlesion.data.predictions import (
+    CALIBRATED,
+    COLUMNS,
+    concatenate,
+    predictions_table,
+    read_predictions,
+    write_predictions,
+)
 
 LESIONS = pd.DataFrame(
     {
@@ -67,6 +74,20 @@ def test_written_some_rows_at_a_time_it_is_the_same(tmp_path):
     for size in (1, 2, 4):
         write_predictions(tmp_path / "parts.csv", table, chunk_rows=size)
         assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_calibrated_probabilities_are_a_last_column_where_they_are_known(tmp_path, read):
+    table = predictions_table(LESIONS, THREE, "m").assign(calibrated=[0.1, np.nan, 1 / 3])
+    write_predictions(tmp_path / "p.csv", table)
+    assert (tmp_path / "p.csv").read_text().splitlines()[:3] == [
+        "isic_id,patient_id,target,fold,prediction,model,calibrated",
+        "ISIC_3,0012,0,,0.25,m,0.1",
+        "ISIC_1,12,1,,0.5,m,",
+    ]
+    again = read_predictions(tmp_path / "p.csv")
+    assert list(again) == [*COLUMNS, CALIBRATED]
+    np.testing.assert_array_equal(again[CALIBRATED], table[CALIBRATED])
+    refused(lambda: read("isic_id,prediction,calibrated\na,0.5,1.5\n"), "line 2", "calibrated of a", "in [0, 1]")
 
 
 def test_unknown_is_empty(tmp_path):

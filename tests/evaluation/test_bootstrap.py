@@ -33,7 +33,7 @@ def drawn_rows(target, scores, cluster, draws, seed):
     """Yield the row numbers of each resample, with repeats; of rows that are alike, the first stands for all."""
     units = units_of_scores(target, scores, cluster)
     first = np.unique(units.kind, return_index=True)[1]
-    for weight in np.concatenate(list(intervals._weights(units, draws, 3, seed))).astype(int):
+    for weight in np.concatenate(list(intervals.draws(units, draws, 3, seed))).astype(int):
         alike = units.sizes > 1
         whole = np.repeat(np.arange(len(target)), np.where(alike, 0, weight)[units.kind])
         yield np.concatenate([whole, np.repeat(first, np.where(alike, weight, 0))])
@@ -43,7 +43,8 @@ def units_of_scores(target, scores, cluster):
     """Return the units that `resample` draws."""
     thresholds = [{name: np.broadcast_to(at, target.shape) for name, at in one.thresholds.items()} for one in scores]
     name = None if cluster is None else np.unique(cluster, return_inverse=True)[1]
-    return intervals._units(target, name, [one.prediction for one in scores], [None] * len(scores), thresholds)
+    none = [None] * len(scores)
+    return intervals._units(target, name, [one.prediction for one in scores], none, thresholds, none)
 
 
 def lacking(name: str, tn: int, fp: int, fn: int, tp: int) -> bool:
@@ -112,7 +113,7 @@ def test_draws_take_all_patients_together():
     assert result.by == "patient"
     assert result.clusters == (len(malignant), 20 - len(malignant))
     units = units_of_scores(target, [Scores(prediction)], patient)
-    weight = next(intervals._weights(units, 4000, 4000, 0))
+    weight = next(intervals.draws(units, 4000, 4000, 0))
     assert (weight.sum(1) == 20).all()
     of_malignant = weight[:, np.unique(units.kind[np.isin(patient, malignant)])].sum(1)
     share = len(malignant) / 20

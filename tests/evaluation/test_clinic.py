@@ -47,7 +47,12 @@ def of_table(table: pd.DataFrame, fitted_to: float | None = None, **options):
 def test_parts_are_made_of_their_metrics():
     found = of_table(draw(), resamples=50)
     assert (found.patients["patients"], list(found.patients["retrieval"])) == (60, ["1", "5", "15"])
-    assert found.calibration["slope"] == pytest.approx(1, abs=0.3)
+    assert found.calibration["slope"].value == pytest.approx(1, abs=0.3)
+    assert found.calibration["slope"].low < 1 < found.calibration["slope"].high
+    assert found.calibration["ici"].low < found.calibration["ici"].high
+    assert all(one.low < one.value < one.high or one.value == 1 for one in found.patients["froc"].values())
+    curve = found.decision["curve"]
+    assert all(a < b < c for a, b, c in zip(curve["model_low"], curve["model"], curve["model_high"], strict=True))
     assert found.calibration["log_loss"].low < found.calibration["log_loss"].value < found.calibration["log_loss"].high
     assert found.decision["needed"]["0.8"]["sensitivity"] >= 0.8
     assert len(found.decision["curve"]["model"]) == 50

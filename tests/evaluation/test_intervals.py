@@ -8,7 +8,7 @@ from scipy.stats import beta, t
 
 from jaxlesion.evaluation import jackknife, metrics
 from jaxlesion.evaluation.bootstrap import Scores, limits_of, resample
-from jaxlesion.evaluation.intervals import Spread, at_edge, by_logit, limits, percentiles, resting_on, tail
+from jaxlesion.evaluation.intervals import Spread, at_edge, by_logit, corrected, limits, percentiles, resting_on, tail
 from jaxlesion.evaluation.registry import summary
 from jaxlesion.evaluation.statistics import Rows
 from jaxlesion.evaluation.units import counted, units_of
@@ -28,7 +28,17 @@ def condensed(patient, target, prediction) -> Rows:
     return Rows(target, prediction, units.kind, len(units.sizes), thresholds, units.sizes)
 
 
-@pytest.mark.parametrize("key", ["roc_auc", "pauc", "specificity", "accuracy"])
+def test_corrected_percentiles_are_plain_ones_of_an_unbiased_sample_and_move_against_a_bias():
+    sample = np.linspace(0.2, 0.6, 4001)
+    assert corrected(0.4, sample, 30) == pytest.approx(percentiles(sample, 30), abs=1e-3)
+    low, high = corrected(0.35, sample, 30)  # resamples are too high: both limits are lower than plain ones
+    assert low < percentiles(sample, 30)[0]
+    assert high < percentiles(sample, 30)[1]
+    assert corrected(0.1, sample, 30)[0] == pytest.approx(0.2, abs=1e-3)
+    assert corrected(0.4, np.where(sample < 0.25, np.nan, sample), 30) is None
+
+
+@pytest.mark.parametrize("key", ["roc_auc", "pauc", "pr_auc", "specificity", "accuracy"])
 @pytest.mark.parametrize("digits", [1, 16])
 def test_the_jackknife_is_that_of_rows_really_left_out(key, digits):
     patient, target, prediction = draw(1, digits=digits)

@@ -4,10 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest, chisquare
 
 from jaxlesion.evaluation import metrics, permutation
 from jaxlesion.evaluation.permutation import Model, holm, mid_ranks, swap_p
+from jaxlesion.evaluation.units import Units
 
 
 def draw(seed: int = 0, patients: int = 8, rows: int = 30, gain: float = 1.0, more: float = 0.0):
@@ -23,13 +24,13 @@ def draw(seed: int = 0, patients: int = 8, rows: int = 30, gain: float = 1.0, mo
 def model(prediction, fold=None, at=0.5) -> Model:
     rows = len(prediction)
     rank = mid_ranks(prediction, np.zeros(rows) if fold is None else fold)
-    return Model(prediction, rank, {"": np.full(rows, at)})
+    return Model(prediction, rank, {"": np.full(rows, at)}, prediction)
 
 
 def all_swaps(monkeypatch, patients: int) -> None:
     """Let every swap of the patients be drawn once."""
     every = np.array(list(itertools.product((0.0, 1.0), repeat=patients)))
-    monkeypatch.setattr(permutation, "_swaps", lambda units, swaps, chunk, seed: iter([every]))
+    monkeypatch.setattr(permutation, "_swaps", lambda units, swaps, chunk, seed: iter([every.T.astype(np.uint8)]))
 
 
 @pytest.mark.parametrize("key", ["roc_auc", "pauc", "brier", "malignant_recall"])
@@ -58,8 +59,8 @@ def test_rows_that_are_alike_are_swapped_as_one_kind():
     target, _, a, b = draw(1, rows=400)
     both = (model(np.round(a, 1)), model(np.round(b, 1)))
     by_kind = swap_p(target, np.arange(400), both, swaps=4000)
-    view = permutation._views(target, both)
-    assert len(permutation._units(target, np.arange(400), view).sizes) < 200
+    for name, view in permutation._views(both).items():
+        assert len(permutation._units(target, np.arange(400), name, view).sizes) < 200
     one, other = (np.round(column, 1) for column in (a, b))
     rng, found = np.random.default_rng(0), []
     for _ in range(2000):
@@ -68,6 +69,23 @@ def test_rows_that_are_alike_are_swapped_as_one_kind():
         found.append(metrics.brier_score(target, first) - metrics.brier_score(target, second))
     observed = metrics.brier_score(target, one) - metrics.brier_score(target, other)
     assert by_kind["brier"] == pytest.approx(np.mean(np.abs(found) >= abs(observed)), abs=0.04)
+
+
+def test_numbers_of_swapped_patients_are_binomial():
+    sizes = np.array([1, 2, 8, 9, 64, 65, 300])
+    drawn = np.concatenate([*permutation._swaps(Units(np.arange(7), sizes), 20_000, 6000, 0)], axis=1)
+    assert drawn.shape == (7, 20_000)
+    for size, numbers in zip(sizes, drawn, strict=True):
+        expected = binom(size, 0.5).pmf(np.arange(size + 1))
+        counts = np.bincount(numbers, minlength=size + 1)
+        common = expected * len(numbers) > 5
+        assert (
+            chisquare(
+                [*counts[common], counts[~common].sum() + 1e-9],
+                [*expected[common] * 20_000, expected[~common].sum() * 20_000 + 1e-9],
+            ).pvalue
+            > 0.001
+        )
 
 
 def test_a_model_is_like_itself_however_sure_it_is_and_unlike_a_better_one():
@@ -88,6 +106,14 @@ def test_calibrated_probabilities_are_swapped_where_they_are_known():
     target, patient, a, b = draw(5)
     known = [model(a)._replace(probability=a), model(b / 2)._replace(probability=a)]
     assert swap_p(target, patient, tuple(known), swaps=100)["brier"] == 1
+
+
+def test_without_calibrated_probabilities_of_both_models_metrics_of_them_have_no_p():
+    target, patient, a, b = draw(5)
+    for models in ((model(a)._replace(probability=None), model(b)), (model(a), model(b)._replace(probability=None))):
+        found = swap_p(target, patient, models, swaps=20)
+        assert not {"brier", "log_loss", "ece"} & set(found)
+        assert {"roc_auc", "malignant_recall"} <= set(found)
 
 
 def test_an_undefined_difference_has_no_p():

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.coverage import Coverage, coverage, draw, prevalence, simulate, truth
+from experiments.coverage import DIFFERENCES, Coverage, _known, coverage, draw, prevalence, simulate, truth
 from jaxlesion.core.errors import InputError
 from jaxlesion.evaluation import registry
 
@@ -37,7 +37,16 @@ def test_new_intervals_hold_the_truth_where_the_old_ones_did_not():
     assert held("before malignant_precision") < held("after malignant_precision")
 
 
-@pytest.mark.parametrize("kind", ["one", "folds", "pair"])
+def test_intervals_of_differences_hold_the_true_difference():
+    config = Coverage(patients=80, resamples=120, kind="difference")
+    known = _known(config, 25)
+    assert known["roc_auc"] > 0 > known["brier"]
+    sets = [simulate(config, 25, known, number) for number in range(80)]
+    for key in DIFFERENCES:
+        assert np.mean([one[f"difference {key}"][0] for one in sets]) >= 0.86, key
+
+
+@pytest.mark.parametrize("kind", ["one", "folds", "pair", "difference"])
 def test_it_resumes_and_writes_a_table(kind, tmp_path):
     options = {
         "malignant": (16,),

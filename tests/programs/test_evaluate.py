@@ -9,6 +9,7 @@ import pytest
 from jaxlesion import evaluate
 from jaxlesion.data.predictions import read_predictions
 from jaxlesion.evaluate import EvaluateConfig
+from jaxlesion.evaluation.bootstrap import Scores, resample
 from jaxlesion.evaluation.crossfold import rank_within_folds
 from jaxlesion.evaluation.registry import CHOSEN, classification, summary
 from jaxlesion.evaluation.summary import EvalOptions, summarise
@@ -76,7 +77,7 @@ def test_intervals_stand_beside_every_share_but_not_beside_counts(written, tmp_p
     out = tmp_path / "figures.json"
     evaluate.main(["--predictions", str(written(draw())), "--json", str(out), "--bootstrap", "60"])
     content = json.loads(out.read_text())
-    assert content["bootstrap"] == {"draws": 60, "by": "patient", "level": 0.95}
+    assert content["bootstrap"] == {"draws": 60, "by": "patient", "level": 0.95, "omitted": {}}
     figures = content["figures"]["pooled"]["all rows"]
     assert {name for name, figure in figures.items() if figure["low"] is None} == {
         *("n", "positives", "positive_to_negative", "threshold", "benign_support", "malignant_support"),
@@ -180,17 +181,38 @@ def test_compare_gives_both_tables_and_paired_differences(written, tmp_path, cap
     assert 0 < auc["low"] < auc["difference"] < auc["high"]
     assert auc["p"] == pytest.approx(1 / 10_001)  # no swap of patients has so large a difference
     assert auc["p_holm"] is None
-    assert figures["brier"]["p"] <= figures["brier"]["p_holm"] <= 1
+    assert figures["pauc"]["p"] <= figures["pauc"]["p_holm"] <= 1
+    assert all(figures[name]["p"] is figures[name]["p_holm"] is None for name in ("brier", "log_loss", "ece"))
     assert content["permutation"] == {"draws": 10_000, "primary": "roc_auc"}
     assert "chosen_malignant_f1" in figures
     printed = capsys.readouterr().out
     assert "200 draws of patients" in printed
     assert "two-sided" in printed
     assert "it is about these two trained networks" in printed
-    assert "no calibration is known" in printed
+    assert "calibration error are of predictions as they are and have no p" in printed
     # Pairing is sharper than two intervals: a table's difference from itself is exactly zero.
     same = evaluate.evaluate(EvaluateConfig(compare=(tmp_path / "a.csv", tmp_path / "a.csv"), bootstrap=20))
     assert all(one.difference == 0 and one.p in (1, None) for one in same.values())
+
+
+def test_compared_probabilities_are_the_calibrated_ones_of_both_tables(written, capsys):
+    table = draw(gain=2)
+    odds = (table["prediction"] / (1 - table["prediction"])) ** 3 / 3
+    sure = table.assign(prediction=odds / (1 + odds), calibrated=table["prediction"])
+    pair = (written(table.assign(calibrated=table["prediction"]), "a.csv"), written(sure, "sure.csv"))
+    found = evaluate.evaluate(EvaluateConfig(compare=pair, bootstrap=20, primary="brier"))
+    assert "calibration error are of the column calibrated" in capsys.readouterr().out
+    plain = summary(table["target"], table["prediction"])
+    for key in ("brier", "log_loss", "ece"):
+        assert found[key].a == found[key].b == plain[key]
+        assert (found[key].low, found[key].high, found[key].p) == (0, 0, 1)
+    assert found["malignant_recall"].difference != 0  # calls are of predictions as they are
+    some = sure.assign(calibrated=sure["calibrated"].where(sure.index > 0))
+    pair = (pair[0], written(some, "some.csv"))
+    assert "--primary brier has no p here" in refused(["--compare", *pair, "--primary", "brier"], capsys)
+    found = evaluate.evaluate(EvaluateConfig(compare=pair, bootstrap=20))
+    assert found["brier"].p is None
+    assert found["brier"].difference != 0
 
 
 def test_tables_of_other_rows_do_not_compare(written, capsys):
@@ -247,6 +269,26 @@ def test_few_malignant_patients_withhold_intervals_and_that_is_said(written, cap
     assert "below 40 intervals are uncertain" in capsys.readouterr().out
 
 
+def test_a_patient_who_holds_a_whole_class_is_an_omitted_replicate_and_that_is_said(written, tmp_path, capsys):
+    table = draw(patients=60)
+    first = table[table["target"] == 0].iloc[:1]["patient_id"].item()
+    lone = table[(table["target"] == 1) | (table["patient_id"] == first)].drop(columns="fold")
+    rows = read_predictions(written(lone))
+    patient = rows["patient_id"].to_numpy()
+    score = Scores(rows["prediction"].to_numpy())
+    found = resample(rows["target"].to_numpy(int), [score], patient, resamples=2).support[0].spreads
+    assert found["roc_auc"].omitted == found["pauc"].omitted == 1
+    out = tmp_path / "figures.json"
+    evaluate.main(["--predictions", str(written(lone)), "--bootstrap", "20", "--json", str(out)])
+    content = json.loads(out.read_text())
+    assert content["bootstrap"]["omitted"] == {"oof.csv": {"all rows": 1}}
+    assert "holds all rows of a class: 1 in oof.csv, all rows" in " ".join(content["notes"])
+    evaluate.main(["--predictions", str(written(table)), "--bootstrap", "20", "--json", str(out)])
+    content = json.loads(out.read_text())
+    assert content["bootstrap"]["omitted"] == {}
+    assert "holds all rows" not in " ".join(content["notes"])
+
+
 def test_a_scale_of_its_own_for_each_fold_changes_no_pooled_area():
     table = read_predictions_of(draw())
     scaled = table.assign(prediction=table["prediction"] ** (1 + table["fold"].astype(int)))
@@ -260,6 +302,6 @@ def test_a_scale_of_its_own_for_each_fold_changes_no_pooled_area():
 
 def test_another_primary_metric_is_left_out_of_the_adjustment(written, tmp_path):
     pair = written(draw(gain=3), "a.csv"), written(draw(gain=1), "b.csv")
-    compared = evaluate.evaluate(EvaluateConfig(compare=pair, bootstrap=20, primary="brier"))
-    assert compared["brier"].p_holm is None
+    compared = evaluate.evaluate(EvaluateConfig(compare=pair, bootstrap=20, primary="pauc"))
+    assert compared["pauc"].p_holm is None
     assert compared["roc_auc"].p_holm >= compared["roc_auc"].p

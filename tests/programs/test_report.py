@@ -96,6 +96,16 @@ def test_it_has_the_clinical_figures_with_those_that_are_withheld_named(written)
         assert len({line.count("|") for line in table}) == 1
 
 
+def test_the_card_answers_each_topic_of_claim_with_what_the_run_has(written):
+    card = (written / "model_card.md").read_text()
+    lines = [line for line in card[card.index("## CLAIM") :].splitlines() if line.startswith("|")][2:]
+    sections = [line.split("|")[1].strip() for line in lines]
+    assert sections[0] == "Title and abstract"
+    for section in ("data", "reference standard", "data partitions", "model", "training", "evaluation"):
+        assert f"Methods: {section}" in sections
+    assert all(line.count("|") == 4 and line.split("|")[3].strip() for line in lines)
+
+
 def test_the_mistakes_are_the_most_confident_ones(written, tiny_run):
     html = (written / "report.html").read_text()
     shown = re.findall(r'<th scope="row">(\S+)</th><td>\d</td><td>[\d.e-]+</td>', html)

@@ -18,7 +18,7 @@ from jaxlesion.core.config import FoldsConfig
 from jaxlesion.data.folds import assign
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.open import open_dataset
-from jaxlesion.data.predictions import COLUMNS, read_predictions
+from jaxlesion.data.predictions import CALIBRATED, COLUMNS, read_predictions
 from jaxlesion.evaluate import EvaluateConfig
 from jaxlesion.evaluation.clinic import NOT_OF_SAMPLED_PRIOR
 from jaxlesion.evaluation.crossfold import rank_within_folds
@@ -51,7 +51,8 @@ def test_out_of_fold_predictions_cover_each_held_out_row_once(tiny_run):
     oof = read_predictions(tiny_run / "oof.csv")
     folds = Run.open(tiny_run).folds_table()
     expected = folds[folds["fold"].isin([0, 1])]
-    assert list(pd.read_csv(tiny_run / "oof.csv").columns) == list(COLUMNS)
+    assert list(pd.read_csv(tiny_run / "oof.csv").columns) == [*COLUMNS, CALIBRATED]
+    assert list(pd.read_csv(tiny_run / "fold_0" / "oof.csv").columns) == list(COLUMNS)
     assert sorted(oof["isic_id"]) == sorted(expected["isic_id"])
     joined = oof.merge(expected, on="isic_id", suffixes=("", "_file"))
     assert (joined["fold"] == joined["fold_file"]).all()
@@ -84,6 +85,9 @@ def test_the_table_that_evaluate_writes_has_the_very_same_figures_and_thresholds
     of_table = evaluate.evaluate(EvaluateConfig(predictions=tmp_path / "out.csv", bootstrap=0))
     whole, rows = of_run["pooled"]["whole fold"], of_table["pooled"]["all rows"]
     assert whole == {key: rows[key] for key in whole}
+    written, trained = (read_predictions(folder) for folder in (tmp_path / "out.csv", tiny_run / "oof.csv"))
+    by_id = trained.set_index("isic_id")[CALIBRATED].reindex(written["isic_id"])
+    np.testing.assert_allclose(written[CALIBRATED], by_id, rtol=1e-4)
 
 
 def test_evaluate_of_the_table_is_the_same_in_any_row_order(tiny_run, tmp_path):

@@ -14,7 +14,7 @@ from jaxlesion.core.config import TrainConfig, identity
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.fields import flag, replace
 from jaxlesion.core.files import without_nan
-from jaxlesion.data.predictions import COLUMNS, predictions_table, read_predictions, write_predictions
+from jaxlesion.data.predictions import CALIBRATED, COLUMNS, predictions_table, read_predictions, write_predictions
 from jaxlesion.runs.store import FoldDir, Run, _flat, make_manifest
 
 HASHES = {"metadata": "1" * 64, "images": "2" * 64}
@@ -299,8 +299,20 @@ def test_oof_is_collected_fold_by_fold(run):
     assert table["fold"].tolist() == [0, 0, 2, 2, 10, 10]
     assert table["isic_id"].tolist() == ["b", "a"] * 3
     stored = read_predictions(run.folder / "oof.csv")
-    assert list(stored) == list(COLUMNS)
+    assert list(stored) == [*COLUMNS, CALIBRATED]
     pd.testing.assert_frame_equal(stored, table)
+    np.testing.assert_array_equal(
+        stored[CALIBRATED], run.calibration().out_of_fold(stored["prediction"], stored["fold"])
+    )
+    again = run.collect_oof()
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_one_fold_alone_has_no_calibrated_predictions(run):
+    lesions = pd.DataFrame({"isic_id": ["b", "a"], "patient_id": ["q", "p"], "target": [0, 1]})
+    run.fold(2).checkpoints.mkdir(parents=True)
+    write_predictions(run.fold(2).oof, predictions_table(lesions, np.array([0.25, 0.5]), "fold_2/3", 2))
+    assert list(run.collect_oof()) == list(COLUMNS)
 
 
 def test_the_manifest_says_what_made_the_figures():
