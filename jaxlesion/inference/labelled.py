@@ -90,7 +90,10 @@ def open_labelled(options: LabelledOptions, *, metadata: bool, progress: type[Me
     notes: list[str] = []
     table = read_labelled(options, options.predictions, notes.append)
     lesions = _metadata(options) if metadata else None
-    probabilities = Probabilities(table["prediction"].to_numpy(np.float64))
+    calibrated = CALIBRATED in table and table[CALIBRATED].notna().all()
+    probabilities = Probabilities(table[CALIBRATED if calibrated else "prediction"].to_numpy(np.float64))
+    if calibrated:
+        notes.append("calibration, decision curve and calls are of the column calibrated")
     return Labelled(table, lesions, {"all rows": table}, options.predictions.name, notes, probabilities)
 
 
