@@ -21,6 +21,8 @@ from jaxlesion.evaluation.columns import check_columns
 from jaxlesion.evaluation.intervals import Spread
 from jaxlesion.evaluation.jackknife import degrees
 
+FEWEST = 5  # malignant patients of each fold, from which the mean of folds has an interval
+
 
 def rank_within_folds(target: ArrayLike, prediction: ArrayLike, fold: ArrayLike) -> np.ndarray | None:
     """Return the share [n] of the own fold's benign rows below each prediction, ties half; None without benign rows.
@@ -64,9 +66,9 @@ def auc_influence(target: np.ndarray, prediction: np.ndarray, patient: np.ndarra
 def mean_auc_spread(folds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Spread:
     """Return the standard error of the mean of the folds' ROC AUCs.
 
-    It is nan where a fold has fewer than 2 malignant patients. A fold's variance is multiplied by m / (m - 1) for its
-    m malignant patients, whose mean is its own. The degrees of freedom are those of all summands together, at most the
-    malignant patients less the folds.
+    It is nan where a fold has fewer malignant patients than `FEWEST`: with 16 in five folds, two or more in each, 95 %
+    intervals covered .92. A fold's variance is multiplied by m / (m - 1) for its m malignant patients, whose mean is
+    its own. The degrees of freedom are those of all summands together, at most the malignant patients less the folds.
 
     Args:
         folds: target, prediction and patient of each, with no patient in two.
@@ -74,7 +76,7 @@ def mean_auc_spread(folds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) 
     squares, malignant = [], 0
     for target, prediction, patient in folds:
         own = len(np.unique(patient[target == 1]))
-        if own < 2 or target.all():
+        if own < FEWEST or target.all():
             return Spread(np.nan, 0)
         squares.append(auc_influence(target, prediction, patient) ** 2 * own / (own - 1))
         malignant += own

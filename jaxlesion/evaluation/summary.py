@@ -22,7 +22,7 @@ from jaxlesion.evaluation.bootstrap import (
     limits_of,
     resample,
 )
-from jaxlesion.evaluation.crossfold import mean_auc_spread, rank_within_folds
+from jaxlesion.evaluation.crossfold import FEWEST, mean_auc_spread, rank_within_folds
 from jaxlesion.evaluation.intervals import FEW_MALIGNANT, FEWEST_MALIGNANT, Spread
 from jaxlesion.evaluation.permutation import SWAPS
 from jaxlesion.evaluation.registry import CHOSEN, Basis, has_interval, summary
@@ -195,7 +195,10 @@ def _on_few(malignant: int, folds: int) -> list[str]:
             f"only {malignant} patients have a malignant lesion: below {FEW_MALIGNANT} intervals are uncertain"
         )
     if folds > 1:
-        notes.append(f"{least}, nor of the mean of folds' pAUC, which is too high where folds have few")
+        notes.append(
+            f"{least}, nor of the mean of folds' ROC AUC where a fold has fewer than {FEWEST}, nor of its pAUC, which "
+            "is too high where folds have few"
+        )
     return notes
 
 

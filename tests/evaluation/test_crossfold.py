@@ -65,6 +65,16 @@ def test_the_error_of_the_mean_is_that_of_a_bootstrap_by_patient():
     assert found.error == pytest.approx(np.std(means), rel=0.15)
 
 
+def test_a_fold_with_few_malignant_patients_has_no_error():
+    rng = np.random.default_rng(0)
+    for fewest, known in ((4, False), (5, True)):
+        columns = []
+        for malignant in (20, fewest):
+            target = np.repeat([1, 0], [malignant, 30])
+            columns.append((target, rng.random(len(target)) + target, np.arange(len(target))))
+        assert np.isfinite(mean_auc_spread(columns).error) == known
+
+
 def test_a_fold_of_one_class_has_no_error():
     columns = [(np.array([0, 1, 0]), np.array([0.1, 0.4, 0.2]), np.arange(3)), (np.zeros(3), np.zeros(3), np.arange(3))]
     assert np.isnan(mean_auc_spread(columns).error)
