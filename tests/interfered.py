@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -28,6 +29,11 @@ from typing import Any
 
 PLAN: dict[str, Any] = {}
 SEEN: Counter = Counter()
+# What a training says on stderr when all is well: its configuration as JSON, the run, its folds and their progress.
+NOTE = re.compile(
+    r'$|[{}]|  +["}\]]|  +[\w".-]+,?$|a new run: |a fold has malignant lesions of only |fold \d+[: ]|No --data-dir'
+    r"|[\d,]+ of [\d,]+ images look alike"
+)
 
 
 def start(log: Path, *argv: object, program: str = "train", devices: int = 1, cwd: Path | None = None, **plan: object):
@@ -44,9 +50,12 @@ def start(log: Path, *argv: object, program: str = "train", devices: int = 1, cw
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, list[str]]:
-    """Wait for a process; return its exit code, stdout, and the lines of stderr."""
-    out, errors = process.communicate()
-    return process.returncode, out, errors.splitlines()
+    """Wait for a process; return its exit code, all that it printed, and the lines of stderr that are no notes.
+
+    Every line but a known note is kept, such as those of a traceback.
+    """
+    out, said = process.communicate()
+    return process.returncode, out + said, [line for line in said.splitlines() if not NOTE.match(line)]
 
 
 def events(log: Path) -> list[list[str]]:
@@ -137,7 +146,7 @@ def before(module, name, what):
 
 def interfere() -> None:
     """Patch the modules to log all other events."""
-    from jaxlesion.data import dataset
+    from jaxlesion.data import open as layouts
     from jaxlesion.learning import trainer
     from jaxlesion.learning.checkpoint import TRASH, Checkpoints
 
@@ -170,7 +179,7 @@ def interfere() -> None:
     os.replace, os.rename = noted(os.replace, TRASH), noted(os.rename, TRASH)
     Checkpoints.save, Checkpoints._empty_trash = noted_save, slowly_empty
     trainer.make_train_step = spoilt
-    before(dataset, "read_lesions", "opened")
+    before(layouts, "read_lesions", "opened")
 
 
 def observe(event: str, **about: Any) -> None:

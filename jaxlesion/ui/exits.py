@@ -14,7 +14,8 @@ from typing import Any
 from jaxlesion.core.errors import InputError
 from jaxlesion.ui.streams import enduring_streams, finish_stdout, printable
 
-NOISE = re.compile(r"read.only")  # Orbax on folders that are only read, as is meant
+# Of Orbax: folders that are only read, and saves in mid-epoch, which have no metric; both are meant.
+NOISE = re.compile(r"read.only|tracked_metric")
 UNUSABLE = {errno.ENAMETOOLONG, errno.ELOOP}
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EBADF}
 
