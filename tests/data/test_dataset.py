@@ -6,8 +6,8 @@ from pathlib import Path
 import h5py
 import pandas as pd
 import pytest
+from refusals import refused
 
-from jaxlesion.core.errors import InputError
 from jaxlesion.data.dataset import fingerprint
 from jaxlesion.data.open import open_dataset
 
@@ -29,14 +29,6 @@ def files(demo, tmp_path) -> Path:
             for isic_id, data in images.items():
                 (folder / f"{isic_id}.jpg").write_bytes(data[()])
     return tmp_path / "files"
-
-
-def refused(action, *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 def flip(path: Path, at: int) -> None:

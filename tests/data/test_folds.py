@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 from sklearn.model_selection import GroupKFold
 
 from jaxlesion.core.config import FoldsConfig, SamplingConfig
-from jaxlesion.core.errors import InputError
 from jaxlesion.data.folds import (
     assign,
     describe,
@@ -37,14 +37,6 @@ def lesions() -> pd.DataFrame:
         }
     )
     return assign(table, FoldsConfig())
-
-
-def refused(action, *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 # GroupKFold

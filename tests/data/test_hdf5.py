@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import h5py
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.data import hdf5
@@ -17,15 +18,6 @@ from jaxlesion.data.sources import open_images
 
 IMAGE = bytes(range(256)) * 6  # any bytes will do
 SECRET = b"the contents of another file"
-
-
-def refused(action, *parts: str) -> None:
-    """Assert that `action` raises a one-line InputError that contains every part."""
-    with pytest.raises(InputError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 def add_plain(file):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.lesions import read_lesions
@@ -28,14 +29,6 @@ def read(tmp_path):
         return read_lesions(path, **kwargs)
 
     return read
-
-
-def refused(action, *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 # normal tables

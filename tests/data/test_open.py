@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refused
 
 from jaxlesion.core.config import FoldsConfig, Layout
-from jaxlesion.core.errors import InputError
 from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.decode import decode
 from jaxlesion.data.folds import assign
@@ -27,14 +27,6 @@ def pixels() -> dict[str, np.ndarray]:
 
 TARGET = {f"img{i:02d}": int(i % 3 == 0) for i in range(12)}
 PATIENT = {f"img{i:02d}": f"P{i // 2}" for i in range(12)}
-
-
-def refused(action, *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 def write_images(folder: Path, pixels: dict[str, np.ndarray], suffix: str = ".png") -> Path:

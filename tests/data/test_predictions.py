@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refused
 
-from jaxlesion.core.errors import InputError
 from jaxlesion.data.predictions import (
     CALIBRATED,
     COLUMNS,
@@ -34,14 +34,6 @@ def read(tmp_path):
         return read_predictions(tmp_path / "oof.csv", truth, **options)
 
     return read
-
-
-def refused(action, *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

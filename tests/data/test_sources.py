@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refused
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.decode import check, decode, raw_image, resize
@@ -44,15 +45,6 @@ def png(photo) -> bytes:
 
 def encode(suffix: str, pixels: np.ndarray, *options: int) -> bytes:
     return cv2.imencode(suffix, pixels, options)[1].tobytes()
-
-
-def refused(action, *parts: str) -> None:
-    """Assert that `action` raises a one-line InputError that contains every part."""
-    with pytest.raises(InputError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 # ids

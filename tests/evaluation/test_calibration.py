@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from refusals import refused
 from scipy.special import expit as sigmoid
 from sklearn.linear_model import LogisticRegression
 
 from experiments.calibration_check import WORLDS, by_temperature, simulate
-from jaxlesion.core.errors import InputError
 from jaxlesion.evaluation.calibration import (
     Calibration,
     FoldCalibration,
@@ -26,14 +26,6 @@ from jaxlesion.evaluation.metrics import log_loss, roc_auc
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(3)
-
-
-def refused(action, *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 # the prior

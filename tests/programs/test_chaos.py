@@ -44,7 +44,7 @@ def aim(number: int, luck: random.Random) -> dict[str, object]:
 
 
 def moment(log: Path, aimed_at: str) -> str:
-    """What was under way when the process was killed."""
+    """Return what was under way when the process was killed."""
     if aimed_at == "renaming":
         name = events(log)[-1][1]
         return f"renaming {'checksums' if name.endswith('.sha256') else name}"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refused
 
 from jaxlesion.core.config import TrainConfig, identity
-from jaxlesion.core.errors import InputError
 from jaxlesion.core.fields import flag, replace
 from jaxlesion.core.files import without_nan
 from jaxlesion.data.predictions import CALIBRATED, COLUMNS, predictions_table, read_predictions, write_predictions
@@ -34,14 +34,6 @@ LESIONS = pd.DataFrame(
 def run(tmp_path) -> Run:
     manifest = make_manifest(HASHES, len(LESIONS), {"name": "none", "sha256": None}, ["cpu"])
     return Run.create(tmp_path / "deep" / "run", CONFIG, LESIONS, manifest)
-
-
-def refused(action, *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 # create and open
