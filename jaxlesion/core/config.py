@@ -50,7 +50,7 @@ RECIPES: Mapping[str, RecipeSpec] = types.MappingProxyType(
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the table of lesions is and what its columns mean; a layout that is known needs none of it."""
+    """Place of the table of lesions and meaning of its columns; a layout that is known needs none of it."""
 
     table: Path | None = None
     """Table of lesions: CSV, .csv.gz or Parquet [default: train-metadata.csv, or test-metadata.csv, of --data-dir]."""

@@ -1,4 +1,4 @@
-"""Whether files and folders can be written, found before any work."""
+"""Checks that files and folders can be written, made before any work."""
 
 import contextlib
 import os

@@ -21,7 +21,7 @@ KEPT_BYTES = 64 * 2**20  # of decompressed chunks: neighbouring images share the
 
 
 class ImageArray(NamedTuple):
-    """Where the array of a file is.
+    """Location of the array of images in a file.
 
     Args:
         name: of its dataset.

@@ -25,7 +25,7 @@ _OTHERS = (
 
 
 class Claim(NamedTuple):
-    """What the header of an image says."""
+    """Format and size that the header of an image claims."""
 
     form: str
     """Name of the format, as Pillow calls it."""

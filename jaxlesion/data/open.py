@@ -1,6 +1,6 @@
 """From a folder as people have it to a Dataset: one function for each layout.
 
-Every layout ends in the same Lesions table and images. `open_dataset` tries them in the order of `_layouts`.
+Every layout ends in the same Lesions table and images. `open_dataset` takes the first that fits.
 """
 
 from collections.abc import Callable, Collection, Iterator

@@ -1,4 +1,4 @@
-"""What a command writes, compared with what it reads, before any work."""
+"""Comparison of what a command writes with what it reads, before any work."""
 
 import contextlib
 import dataclasses

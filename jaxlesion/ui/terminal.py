@@ -1,4 +1,4 @@
-"""Where text goes: results to standard output, progress and notes to standard error."""
+"""Destination of text: results to standard output, progress and notes to standard error."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
