@@ -127,12 +127,10 @@ class Batches:
         """
         if self.cache is None:
             return []
-        limit = self.config.cache_gib * 2**30
-        if self.cache.bytes <= limit:
+        if self.cache.bytes <= self.config.cache_gib * 2**30:
             wanted = self.ids if again else [self.ids[row] for row in rows]
         else:
-            share = self.cache.bytes * len(rows) / max(len(self.ids), 1)  # of all rows outside a fold too
-            wanted = [self.ids[row] for row in rows] if again and share <= limit else []
+            wanted = [self.ids[row] for row in rows] if again else []
         return [isic_id for isic_id in wanted if isic_id not in self.cache]
 
     def _order(self, rows: np.ndarray, epoch: int, start: int) -> np.ndarray:

@@ -75,10 +75,7 @@ def make_train_step(
         whole = merge(whole, {"params": after, "batch_stats": batch_stats})
         averaged = state.ema
         if config.ema is not None:
-            # Early on a fixed decay would keep the initial weights: (1 + t) / (10 + t), as in TensorFlow's average.
-            decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
-            new, old = (trainable(variables, frozen=model.frozen) for variables in (whole, state.ema))
-            averaged = merge(state.ema, optax.incremental_update(new, old, 1 - decay))
+            averaged = _average(state, whole, config.ema, frozen=model.frozen)
         state = state.replace(
             **whole,
             step=state.step + 1,
@@ -89,6 +86,16 @@ def make_train_step(
         return state, {"loss": loss, "grad_norm": jnp.linalg.norm(gradient)}
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _average(state: TrainState, whole: Variables, most: float, *, frozen: bool) -> Variables:
+    """Return the moving average of the variables after a step, with a decay of at most `most`.
+
+    Early on a fixed decay would keep the initial weights: it is (1 + t) / (10 + t), as in TensorFlow's average.
+    """
+    decay = jnp.minimum(most, (1.0 + state.step) / (10.0 + state.step))
+    new, old = (trainable(variables, frozen=frozen) for variables in (whole, state.ema))
+    return merge(state.ema, optax.incremental_update(new, old, 1 - decay))
 
 
 def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):

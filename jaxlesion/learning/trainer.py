@@ -169,7 +169,7 @@ def train_fold(
     """
     training = Training(config, rows, batches.shared(local_share(config.data.batch_size)), hooks, stop)
     hooks.observe("decoding", fold=rows.fold)
-    wanted = np.union1d(rows.pool, rows.validation)
+    wanted = np.union1d(rows.training, rows.validation)  # of redrawn rows the first epoch's, where not all fit
     decode_ahead(training.batches, wanted, again=True, progress=hooks.progress)
     state = _first_state(training, checkpoints, journal, weights)
     feed = choose_feed(training, state)
