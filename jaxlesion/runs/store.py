@@ -265,7 +265,7 @@ class Run:
         with filelock.FileLock(self.folder / LOCK):  # of two folds that finish at once, the second sees both
             remove_left_over(self.folder)
             table = concatenate([read_predictions(self.fold(k).oof) for k in self.finished_folds()])
-            fitted = self._calibrated(table)
+            fitted = self.fit_calibration(table)
             if fitted.cross_fitted:
                 table[CALIBRATED] = fitted.out_of_fold(table["prediction"], table["fold"])
             write_predictions(self.folder / "oof.csv", table)
@@ -273,8 +273,8 @@ class Run:
             write_atomic(self.folder / "calibration.json", text + "\n")
         return table
 
-    def _calibrated(self, oof: pd.DataFrame) -> Calibration:
-        """Fit the calibration on the rows of `collect_oof`."""
+    def fit_calibration(self, oof: pd.DataFrame) -> Calibration:
+        """Fit the calibration on out-of-fold Predictions of finished folds."""
         lesions, models = self.folds_table(), oof.groupby("fold")["model"].first().to_dict()
         negatives = {}
         for k in models:

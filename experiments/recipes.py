@@ -1,0 +1,322 @@
+"""Compare recipes of training with the paper's: each change alone, then several together.
+
+    python -m experiments.recipes --data-dir isic-2024-challenge --out recipes
+
+Folds 0 and 1 choose: a recipe is made on what they say. Folds 2 to 4 decide: give `--fold 2 3 4 --only paper best`.
+Prints the planned hours, trains what is missing into `--out`/runs, and writes `recipes.md` and `recipes.json`, a line
+as soon as its runs are finished. Give the same command again to resume. Hardware: on two cores about 28 images a
+second at 128 px, ten minutes a fold and seed; on a GPU add `--backend jax`, which needs no TensorFlow. Result:
+docs/recipes.md.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from experiments.results import differences, environment, hash_of_ids, markdown, shown
+from jaxlesion.core import fields
+from jaxlesion.core.config import TrainConfig
+from jaxlesion.core.errors import InputError
+from jaxlesion.core.files import without_nan, write_atomic
+from jaxlesion.data.batches import open_batches
+from jaxlesion.data.dataset import fingerprint
+from jaxlesion.data.open import open_dataset
+from jaxlesion.data.predictions import CALIBRATED, read_predictions
+from jaxlesion.data.schema import KEYS
+from jaxlesion.evaluation.bootstrap import RESAMPLES
+from jaxlesion.evaluation.compare import compare
+from jaxlesion.evaluation.summary import POOLED, Estimate, EvalOptions, summarise
+from jaxlesion.inference.predictor import predict_out_of_fold
+from jaxlesion.runs.store import Run
+from jaxlesion.runtime.memory import prepare_process
+from jaxlesion.train import train
+from jaxlesion.ui.console import ProgressBar
+from jaxlesion.ui.exits import run_program
+from jaxlesion.ui.options import arguments, parse, parse_train
+from jaxlesion.ui.terminal import say
+
+FIRST, CHOOSING = "paper", (0, 1)
+METRICS = (("AUC", "roc_auc"), ("pAUC", "pauc"), ("log loss", "log_loss"))
+IDENTITY = ("name", "base_size", "folds", "seeds")  # of a line
+SPENT = "core_seconds.json"
+RATE, AT = 28.0, 128  # images a second that two cores train on at 128 px: for the plan, before anything was measured
+SHRUNK = (
+    *("--model.variant", "tiny", "--data.image-size", "32", "--data.batch-size", "8", "--epochs", "1"),
+    *("--optim.warmup-steps", "2", "--weights", "none", "--sampling.negatives-per-positive", "1"),
+)
+TITLE = """# Recipes
+
+What does each change to the paper's recipe bring? Every line is trained on the same patients with the paper's recipe
+but for the change it names. The first line gives the paper's metrics, the others their difference to it, with the 95 %
+interval of the difference by patient. Probabilities of the log loss are calibrated across folds. With several seeds,
+metrics are of all seeds' predictions, each row ranked within its fold and seed.
+
+```bash
+python -m experiments.recipes --data-dir isic-2024-challenge --out recipes
+```"""
+DECIDING = "## Folds that nothing was chosen on"
+CHOSE = "## Folds 0 and 1: used for choosing"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe: what it changes, in words and as options of training.
+
+    Args:
+        change: to the paper's recipe.
+        options: of training, after those of the paper's recipe.
+        preset: that the options start from.
+        views: of each image at prediction.
+        trained_as: another candidate whose runs it predicts by.
+    """
+
+    change: str
+    options: str = ""
+    preset: str = "paper"
+    views: int = 1
+    trained_as: str | None = None
+
+
+CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
+    {
+        "paper": Candidate("the paper's recipe, 5 epochs", "--epochs 5"),
+        "epochs": Candidate("12 epochs", "--epochs 12"),
+        "redraw": Candidate("negatives anew each epoch", "--epochs 5 --sampling.redraw"),
+        "few-negatives": Candidate(
+            "3 negatives a positive, anew each epoch, as many steps",
+            "--epochs 14 --sampling.negatives-per-positive 3 --sampling.redraw",
+        ),
+        "full": Candidate("scale and shift", "--epochs 5 --augment.recipe full"),
+        "mixup": Candidate("mixup", "--epochs 5 --augment.mixup 0.2"),
+        "cutmix": Candidate("CutMix", "--epochs 5 --augment.cutmix 1"),
+        "smoothing": Candidate("label smoothing", "--epochs 5 --optim.label-smoothing 0.1"),
+        "ema": Candidate("moving average of the weights", "--epochs 5 --optim.ema 0.99"),
+        "dropout": Candidate("dropout and drop path", "--epochs 5 --model.dropout 0.2 --model.drop-path 0.1"),
+        "decay": Candidate("weight decay", "--epochs 5 --optim.weight-decay 0.05"),
+        "rate": Candidate("three times the step size", "--epochs 5 --optim.learning-rate 3e-4"),
+        "layers": Candidate("smaller steps in early layers", "--epochs 5 --optim.layer-decay 0.8"),
+        "head": Candidate("classifier alone in the first epoch", "--epochs 5 --optim.head-epochs 1"),
+        "batch-16": Candidate("batches of 16", "--epochs 5 --data.batch-size 16"),
+        "size-96": Candidate("96 px", "--epochs 5 --data.image-size 96"),
+        "size-160": Candidate("160 px", "--epochs 5 --data.image-size 160"),
+        "size-224": Candidate("224 px", "--epochs 5 --data.image-size 224"),
+        "views": Candidate("8 views at prediction", views=8, trained_as="paper"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """Compare recipes of training with the paper's on the same patients, and write a table."""
+
+    data_dir: Path
+    """Folder with train-metadata.csv and train-image.hdf5."""
+    out: Path = Path("recipes")
+    """Folder of the runs, recipes.json and recipes.md."""
+    only: tuple[str, ...] = ()
+    """Names of candidates [default: all]; the paper's recipe is always among them."""
+    fold: tuple[int, ...] = CHOOSING
+    """Folds to train: 0 and 1 choose, 2 to 4 decide."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of training; folds are the same for all."""
+    weights: str = "imagenet"
+    """imagenet, or a .safetensors file in timm's names."""
+    image_size: int = AT
+    """Pixels, where the candidate is not about them."""
+    negatives_per_positive: float = 10.0
+    """Benign rows for each malignant one, where the candidate is not about them."""
+    backend: Literal["jax", "albumentations"] | None = None
+    """Augmentation: inside the step or on the host [default: the preset's]."""
+    resamples: int = RESAMPLES
+    """Draws for the intervals."""
+    shrink: bool = False
+    """Try everything in a minute: a tiny random network at 32 px for one epoch."""
+
+
+def recipes(config: Recipes) -> Path:
+    """Train what is missing and write the table; return its path.
+
+    Raises:
+        InputError: no such candidate, or whatever training refuses.
+    """
+    names = list(dict.fromkeys((FIRST, *(config.only or CANDIDATES))))
+    if unknown := [name for name in names if name not in CANDIDATES]:
+        raise InputError(f"--only {unknown[0]}: the candidates are {', '.join(CANDIDATES)}")
+    if len(set(config.fold)) < 2:
+        raise InputError("--fold: give two folds or more, since each is calibrated by others")
+    say(plan(config, names))
+    path = config.out / "recipes.md"
+    for name in names:
+        tables = [predictions(config, name, seed) for seed in config.seeds]
+        if name == FIRST:
+            first = tables
+        keep(config.out, line(config, name, stacked(tables), stacked(first)))
+        write_atomic(path, page(load(config.out)))
+        say(f"{name}: {path}")
+    return path
+
+
+def training(config: Recipes, name: str, seed: int) -> TrainConfig:
+    """Return the configuration of a candidate's run."""
+    candidate = CANDIDATES[CANDIDATES[name].trained_as or name]
+    common = ["--preset", candidate.preset, "--data-dir", str(config.data_dir), "--weights", config.weights]
+    common += ["--folds.stratify", "--data.image-size", str(config.image_size), "--data.seed", str(seed)]
+    common += ["--sampling.negatives-per-positive", f"{config.negatives_per_positive:g}"]
+    last = ["--augment.backend", config.backend] if config.backend else []
+    parsed = parse_train([*common, *candidate.options.split(), *last, *(SHRUNK if config.shrink else ())])
+    folder = config.out / "runs" / f"{CANDIDATES[name].trained_as or name}-{config.image_size}-s{seed}"
+    return fields.replace(parsed, {"run_dir": folder, "fold": config.fold, "resume": True})
+
+
+def predictions(config: Recipes, name: str, seed: int) -> pd.DataFrame:
+    """Return a candidate's out-of-fold Predictions, calibrated, training the folds that are missing."""
+    wanted = training(config, name, seed)
+    with core_seconds(wanted.run_dir, finished(wanted)):
+        run = train(wanted)
+    views = CANDIDATES[name].views
+    table = read_predictions(run.folder / "oof.csv") if views == 1 else of_views(run, views)
+    table = table[table["fold"].isin(config.fold)].reset_index(drop=True)
+    fitted = run.fit_calibration(table)  # on these folds, whatever others there are
+    return table.assign(**{CALIBRATED: fitted.out_of_fold(table["prediction"], table["fold"])})
+
+
+def of_views(run: Run, views: int) -> pd.DataFrame:
+    """Return the out-of-fold Predictions of several views of each image."""
+    dataset, lesions = run.open_data()
+    batches = open_batches(run.config.data, lesions, dataset, fingerprint(dataset)["images"])
+    return predict_out_of_fold(run, lesions, batches, "last", ProgressBar, views)
+
+
+def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the Predictions of several seeds as one table, whose folds are numbered on from seed to seed.
+
+    A row is ranked among the rows of its own fold and seed, and a patient is left out of all seeds at once, so that an
+    interval is by patient and the value about the mean over seeds.
+    """
+    most = max(int(table["fold"].max()) for table in tables) + 1
+    parts = []
+    for number, table in enumerate(tables):
+        patient = table["patient_id"].fillna(table["isic_id"])
+        ids, fold = table["isic_id"] + f"/{number}", table["fold"].astype(int) + most * number
+        parts.append(table.assign(patient_id=patient, isic_id=ids, fold=fold))
+    return pd.concat(parts, ignore_index=True)
+
+
+def line(config: Recipes, name: str, table: pd.DataFrame, first: pd.DataFrame) -> dict[str, Any]:
+    """Return a finished candidate as JSON values: its metrics, and their differences to the paper's recipe."""
+    options = EvalOptions(resamples=config.resamples)
+    found = summarise({"rows": table.assign(probability=table[CALIBRATED])}, "rows", options)[POOLED]["rows"]
+    against = compare(table, first, (name, FIRST), options) if name != FIRST else {}
+    runs = [Run.open(training(config, name, seed).run_dir) for seed in config.seeds]
+    own = table[table["isic_id"].str.endswith("/0")]
+    return {
+        "name": name,
+        "change": CANDIDATES[name].change,
+        "folds": list(config.fold),
+        "seeds": list(config.seeds),
+        "base_size": config.image_size,
+        "image_size": runs[0].config.data.image_size,
+        "data": f"{len(own):,} rows, {int(own['target'].sum()):,} malignant, {hash_of_ids(own)[:12]}",
+        "values": {key: list(found[key]) for _, key in METRICS},
+        "differences": {key: list(against[key][2:5]) for _, key in METRICS if key in against},
+        "core_seconds": None if CANDIDATES[name].trained_as else np.mean([spent(run) for run in runs]),
+        "options": differences(runs[0].config),
+        "made": environment(),
+    }
+
+
+def finished(wanted: TrainConfig) -> list[int]:
+    """Return the folds of a run, begun or not, that are finished."""
+    return Run.open(wanted.run_dir).finished_folds() if (wanted.run_dir / "config.json").is_file() else []
+
+
+@contextmanager
+def core_seconds(folder: Path, done: list[int]) -> Iterator[None]:
+    """Add the processor time of what is done inside, interrupted or not, to that of a run with finished folds."""
+    began, path = time.process_time(), folder / SPENT
+    before = json.loads(path.read_text()) if path.is_file() else {"folds": 0, "seconds": 0.0}
+    try:
+        yield
+    finally:
+        if (folder / "config.json").is_file():
+            more = len(Run.open(folder).finished_folds()) - len(done)
+            seconds = before["seconds"] + time.process_time() - began
+            write_atomic(path, json.dumps({"folds": before["folds"] + more, "seconds": seconds}))
+
+
+def spent(run: Run) -> float:
+    """Return the core seconds that a run took for each of its folds; nan where they were not counted."""
+    path = run.folder / SPENT
+    counted = json.loads(path.read_text()) if path.is_file() else {"folds": 0}
+    return counted["seconds"] / counted["folds"] if counted["folds"] else float("nan")
+
+
+def plan(config: Recipes, names: list[str]) -> str:
+    """Return a sentence on the runs that are missing and about how long they take."""
+    folds, images = 0, 0.0
+    lesions = open_dataset(config.data_dir, columns=KEYS).lesions
+    for name in dict.fromkeys(CANDIDATES[name].trained_as or name for name in names):
+        for seed in config.seeds:
+            wanted = training(config, name, seed)
+            missing = len(set(config.fold) - set(finished(wanted)))
+            sampled = lesions["target"].sum() * (1 + wanted.sampling.negatives_per_positive)
+            share = 1 - 1 / wanted.folds.n
+            folds += missing
+            images += missing * wanted.epochs * sampled * share * (wanted.data.image_size / AT) ** 2
+    hours = images / RATE / 3600
+    return f"{len(names)} candidates, {folds} folds to train: about {hours:.1f} hours of two cores, less on a GPU"
+
+
+def keep(folder: Path, done: dict[str, Any]) -> None:
+    """Save a finished line in recipes.json, in place of an earlier one of the same candidate, size, folds and seeds."""
+    others = [one for one in load(folder) if any(one[key] != done[key] for key in IDENTITY)]
+    write_atomic(folder / "recipes.json", json.dumps(without_nan([*others, done]), indent=1) + "\n")
+
+
+def load(folder: Path) -> list[dict[str, Any]]:
+    """Read the finished lines."""
+    path = folder / "recipes.json"
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def page(lines: list[dict[str, Any]]) -> str:
+    """Return recipes.md: the folds that decide first, then those that chose."""
+    parts = [TITLE]
+    for choosing, title in ((False, DECIDING), (True, CHOSE)):
+        chosen = [one for one in lines if (set(one["folds"]) <= set(CHOOSING)) == choosing]
+        if chosen:
+            parts += [title, _table(chosen)]
+    made = sorted({f"- {one['made']['date']}: {one['made']['machine']}; {one['made']['software']}." for one in lines})
+    return "\n\n".join([*parts, "## Made on", "\n".join(made)]) + "\n"
+
+
+def _table(lines: list[dict[str, Any]]) -> str:
+    """Return a table of candidates in the order of `CANDIDATES`."""
+    order = list(CANDIDATES)
+    rows = []
+    for one in sorted(lines, key=lambda one: (one["base_size"], order.index(one["name"]))):
+        first = one["name"] == FIRST
+        cells = [shown(Estimate(*one["values"][key])) if first else _signed(one, key) for _, key in METRICS]
+        folds, seeds = (" ".join(map(str, one[key])) for key in ("folds", "seeds"))
+        cost = "" if one["core_seconds"] is None else f"{one['core_seconds']:,.0f}"
+        rows.append([one["change"], f"`{one['name']}`", str(one["image_size"]), folds, seeds, *cells, cost])
+    header = ["change", "name", "px", "folds", "seeds", *(label for label, _ in METRICS), "core s a fold"]
+    return markdown(header, rows)
+
+
+def _signed(one: dict[str, Any], key: str) -> str:
+    difference, low, high = one["differences"][key]
+    return f"{difference:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")
+
+
+if __name__ == "__main__":
+    prepare_process()
+    run_program(lambda: recipes(parse(Recipes, arguments(None), "recipes")))
