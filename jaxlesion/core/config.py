@@ -92,6 +92,11 @@ class SamplingConfig:
     """Negatives kept for each positive; replaces --sampling.negatives-kept."""
     redraw: bool = False
     """Draw the negatives anew in every epoch, by (seed, fold, epoch); otherwise all epochs have the same."""
+    even: bool = False
+    """Give all batches of an epoch the same number of malignant rows, give or take one."""
+    weight_by: str | None = None
+    """Column, such as patient_id or attribution, whose groups count alike in the loss, however many rows they have;
+    the classes keep their weights."""
 
 
 @dataclass(frozen=True)

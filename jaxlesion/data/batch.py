@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Batch(TypedDict):
-    """Holds the host arrays of one step. `mask` is 0 for the rows that only fill up the last batch."""
+    """Holds the host arrays of one step. `mask` is the weight of each row in the loss, 0 where a row only fills up."""
 
     image: NotRequired[np.ndarray]  # uint8 [b, h, w, 3]; absent where the device holds the images
     label: np.ndarray  # float32 [b], 0 where unknown

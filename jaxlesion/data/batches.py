@@ -33,6 +33,28 @@ def epoch_order(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch, 3)).permutation(rows)
 
 
+def spread_evenly(order: np.ndarray, positive: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
+    """Rearrange shuffled rows so that all batches have the same number of positives, give or take one.
+
+    Positives are put at equal distances from a random start, as in systematic sampling, and each batch is shuffled.
+
+    Args:
+        order: [m] rows in the order of `epoch_order`.
+        positive: [m] whether each is one.
+        size: rows of a batch.
+        seed: of the run.
+        epoch: from 0.
+    """
+    rng = np.random.default_rng((seed, epoch, 4))
+    count = int(positive.sum())
+    places = np.floor((np.arange(count) + rng.random()) * len(order) / max(count, 1)).astype(np.int64)
+    at = np.zeros(len(order), bool)
+    at[places] = True
+    spread = np.empty_like(order)
+    spread[at], spread[~at] = order[positive], order[~positive]
+    return np.concatenate([rng.permutation(spread[start : start + size]) for start in range(0, len(order), size)])
+
+
 def steps_per_epoch(rows: np.ndarray, batch_size: int) -> int:
     """Count the whole batches in an epoch of training; the rows left over come in another epoch's order.
 
@@ -66,6 +88,7 @@ class Batches:
         self.source, self.ids, self.config, self.cache = source, list(ids), config, cache
         self.share = slice(0, config.batch_size)
         self.watch: Callable[[str, np.ndarray], None] = ignore
+        self.even, self.weight = False, None
         self.target = np.zeros(len(self.ids), np.float32) if target is None else np.asarray(target, np.float32)
 
     def shared(self, share: slice) -> "Batches":
@@ -73,6 +96,17 @@ class Batches:
         part = copy.copy(self)
         part.share = share
         return part
+
+    def balanced(self, even: bool, weight: np.ndarray | None) -> "Batches":
+        """Return the same batches whose epochs of training have other proportions.
+
+        Args:
+            even: give all batches of an epoch the same number of positives, give or take one.
+            weight: [n] of each row of the table in the loss; None for 1.
+        """
+        other = copy.copy(self)
+        other.even, other.weight = even, weight
+        return other
 
     def training(self, rows: np.ndarray, spec: RecipeSpec | None, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the shuffled batches `start`, `start` + 1, ... of one epoch.
@@ -85,16 +119,16 @@ class Batches:
         """
         order = self._order(rows, epoch, start)
         if spec is None:
-            return self.plain(order)
+            return self._batches(order, self._loaded(order), self.weight)
         from jaxlesion.data.pipeline import augmented
 
         mine = [row for part in self._parts(order) for row in part.tolist()]
         config = dataclasses.replace(self.config, batch_size=self.share.stop - self.share.start)
-        return self._batches(order, augmented(np.array(mine), self.image, spec, epoch, config))
+        return self._batches(order, augmented(np.array(mine), self.image, spec, epoch, config), self.weight)
 
     def rows_only(self, rows: np.ndarray, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `training` without their images, for a device that holds these already."""
-        return self.unread(self._order(rows, epoch, start))
+        return self._batches(self._order(rows, epoch, start), None, self.weight)
 
     def unread(self, rows: np.ndarray) -> Iterator[Batch]:
         """Yield the batches of `plain` without their images."""
@@ -102,8 +136,7 @@ class Batches:
 
     def plain(self, rows: np.ndarray) -> Iterator[Batch]:
         """Yield every row once, in the order given, resized only; masked rows fill up the last batch."""
-        parts = (part for part in self._parts(rows) if len(part))
-        return self._batches(rows, threaded(parts, self.image, self.config.workers))
+        return self._batches(rows, self._loaded(rows))
 
     def image(self, row: int) -> np.ndarray:
         """Return one decoded and resized image, uint8 [size, size, 3], from the cache where it is there."""
@@ -134,21 +167,30 @@ class Batches:
         return [isic_id for isic_id in wanted if isic_id not in self.cache]
 
     def _order(self, rows: np.ndarray, epoch: int, start: int) -> np.ndarray:
-        size = self.config.batch_size
-        return epoch_order(rows, self.config.seed, epoch)[start * size : steps_per_epoch(rows, size) * size]
+        size, seed = self.config.batch_size, self.config.seed
+        order = epoch_order(rows, seed, epoch)
+        if self.even:
+            order = spread_evenly(order, self.target[order] == 1, size, seed, epoch)
+        return order[start * size : steps_per_epoch(rows, size) * size]
+
+    def _loaded(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the images of each batch, loaded ahead by threads."""
+        return threaded((part for part in self._parts(rows) if len(part)), self.image, self.config.workers)
 
     def _parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the rows of each batch that this process loads."""
         size = self.config.batch_size
         return (rows[start : start + size][self.share] for start in range(0, len(rows), size))
 
-    def _batches(self, rows: np.ndarray, loaded: Iterator[np.ndarray] | None) -> Iterator[Batch]:
+    def _batches(
+        self, rows: np.ndarray, loaded: Iterator[np.ndarray] | None, weight: np.ndarray | None = None
+    ) -> Iterator[Batch]:
         size, side = self.share.stop - self.share.start, self.config.image_size
         for part in self._parts(rows):
             row = np.full(size, -1, np.int32)
             row[: len(part)] = part
             mask = (row >= 0).astype(np.float32)
-            batch = Batch(label=self.target[row] * mask, mask=mask, row=row)
+            batch = Batch(label=self.target[row] * mask, mask=mask if weight is None else mask * weight[row], row=row)
             if loaded is not None:
                 images = next(loaded) if len(part) else np.zeros((0, side, side, 3), np.uint8)
                 if len(images) < size:

@@ -209,6 +209,34 @@ def validation_rows(lesions: pd.DataFrame, fold: int, config: SamplingConfig, se
     return sample(lesions["target"].to_numpy(), inside, config, (seed, fold, 1))
 
 
+def group_weights(lesions: pd.DataFrame, rows: np.ndarray, column: str | None) -> np.ndarray | None:
+    """Return the weight [n] of each row in the loss, so that within a class every group counts alike.
+
+    A row of class c and group g weighs n_c / (G_c n_cg): of `rows`, n_c have the class, in G_c groups, and n_cg have
+    both. The mean weight of a class is 1, so that the prior stays. Other rows weigh 0.
+
+    Args:
+        lesions: n rows.
+        rows: [m] positions of those that may be trained on.
+        column: of the groups; None for no weights.
+
+    Raises:
+        InputError: there is no such column, or a row has an empty cell.
+    """
+    if column is None:
+        return None
+    if column not in lesions:
+        raise InputError(f"--sampling.weight-by {column}: the metadata has no such column; name one it has")
+    some = lesions.iloc[rows]
+    if (empty := some[column].isna()).any():
+        raise InputError(f"--sampling.weight-by {column}: {some['isic_id'][empty].iloc[0]} has none; fill it in")
+    by_class = some.groupby("target")[column]
+    both = some.groupby(["target", column], observed=True)["isic_id"].transform("size")
+    weight = np.zeros(len(lesions), np.float32)
+    weight[rows] = by_class.transform("size") / (by_class.transform("nunique") * both)
+    return weight
+
+
 def subset(lesions: pd.DataFrame, max_records: int | None, seed: int) -> pd.DataFrame:
     """Draw at most `max_records` rows by seed, at the table's share of positives (rounded up), in table order."""
     if max_records is None or max_records >= len(lesions):

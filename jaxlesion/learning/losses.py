@@ -8,14 +8,14 @@ import optax
 def binary_cross_entropy(
     logits: jax.Array, labels: jax.Array, mask: jax.Array, pos_weight: float = 1.0, count: jax.Array | None = None
 ) -> jax.Array:
-    """Return the mean of -[1 + (w - 1) y] [y log p + (1 - y) log(1 - p)] over the rows whose mask is 1.
+    """Return the mean of -[1 + (w - 1) y] [y log p + (1 - y) log(1 - p)] over the rows, weighted by the mask.
 
     Args:
         logits: [b] float32.
         labels: [b] from 0 to 1.
-        mask: [b] 1 for rows that count.
+        mask: [b] weight of each row; 0 for rows that do not count.
         pos_weight: w, the weight of the positives.
-        count: [] the divisor, where the rows are a share of a batch [default: the rows that count].
+        count: [] the divisor, where the rows are a share of a batch [default: the sum of the mask].
 
     Returns:
         [] float32; 0 when no row counts.

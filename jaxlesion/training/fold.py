@@ -12,7 +12,7 @@ from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.batches import steps_per_epoch
-from jaxlesion.data.folds import training_pool, training_rows, validation_rows
+from jaxlesion.data.folds import group_weights, training_pool, training_rows, validation_rows
 from jaxlesion.data.predictions import predictions_table, write_predictions
 from jaxlesion.evaluation.registry import summary
 from jaxlesion.learning.checkpoint import Checkpoints
@@ -99,14 +99,14 @@ def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks)
     )
     for name, some in (("training on", rows.training), ("validating on", rows.validation)):
         hooks.say(f"fold {fold}: {name} {len(some):,} rows, {target[some].sum():,} malignant")
+    weight = group_weights(lesions, rows.pool, config.sampling.weight_by)
+    batches = opened.batches.balanced(config.sampling.even, weight)
     size = config.data.batch_size
     hooks.say(f"fold {fold}: {steps_per_epoch(rows.training, size)} steps of {size} an epoch; the first one compiles")
     with _locked(folder), StopSignal() as stop:
         journal = Journal(fold, folder, folder.started, config.epochs, target[rows.validation], hooks.say)
         with Checkpoints(folder.checkpoints) as checkpoints:
-            prediction, step = train_fold(
-                config, rows, opened.batches, opened.weights, checkpoints, journal, stop, hooks
-            )
+            prediction, step = train_fold(config, rows, batches, opened.weights, checkpoints, journal, stop, hooks)
         table = predictions_table(lesions.iloc[held_out], prediction, f"fold_{fold}/{step}", fold)
         if process_index() == 0:
             write_predictions(folder.oof, table)

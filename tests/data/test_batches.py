@@ -3,7 +3,7 @@ import pytest
 
 from jaxlesion.core.config import RECIPES, DataConfig
 from jaxlesion.core.errors import InputError
-from jaxlesion.data.batches import Batches, epoch_order, steps_per_epoch
+from jaxlesion.data.batches import Batches, epoch_order, spread_evenly, steps_per_epoch
 from jaxlesion.data.open import open_dataset
 
 
@@ -23,6 +23,35 @@ def test_order_is_a_permutation_by_seed_and_epoch():
     np.testing.assert_array_equal(epoch_order(rows, 0, 1), epoch_order(rows, 0, 1))
     for other in ((0, 2), (1, 1)):
         assert epoch_order(rows, *other).tolist() != epoch_order(rows, 0, 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "positives", "size"), [(100, 9, 8), (64, 32, 8), (50, 3, 16), (40, 0, 8), (24, 24, 8)]
+)
+def test_every_batch_has_its_share_of_positives(rows, positives, size):
+    order = epoch_order(np.arange(rows), 0, 0)
+    starts = set()
+    for epoch in range(40):
+        spread = spread_evenly(order, order < positives, size, 0, epoch)
+        assert sorted(spread) == sorted(order)
+        counts = [(part < positives).sum() for part in np.split(spread, range(size, rows, size)) if len(part) == size]
+        assert set(counts) <= {int(np.floor(size * positives / rows)), int(np.ceil(size * positives / rows))}
+        starts.add(int(np.argmax(spread < positives)))
+    if 0 < positives < rows / 2:
+        assert len(starts) > 5  # no position of a batch is always a positive one
+
+
+def test_weights_are_of_training_alone_and_keep_rows_and_pixels(dataset):
+    rows, weight = np.arange(40), np.linspace(0.5, 2, len(dataset.lesions)).astype(np.float32)
+    loader = batches(dataset)
+    weighted = loader.balanced(False, weight)
+    for feed in ("training", "rows_only"):
+        options = (None, 1) if feed == "training" else (1,)
+        for a, b in zip(getattr(loader, feed)(rows, *options), getattr(weighted, feed)(rows, *options), strict=True):
+            np.testing.assert_array_equal(b["mask"], a["mask"] * weight[a["row"]])
+            for name in set(a) - {"mask"}:
+                np.testing.assert_array_equal(a[name], b[name])
+    assert all((part["mask"] == 1).all() for part in weighted.plain(rows))
 
 
 def test_plain_batches_hold_every_row_once_and_fill_up_with_masked_ones(dataset):

@@ -13,6 +13,7 @@ from jaxlesion.data.folds import (
     assign,
     describe,
     group_kfold,
+    group_weights,
     sample,
     stratified_group_kfold,
     subset,
@@ -351,3 +352,25 @@ def test_a_subset_of_everything_is_everything(lesions, records):
 def test_a_subset_is_drawn_by_seed(lesions):
     ids = [subset(lesions, 300, seed)["isic_id"].tolist() for seed in (0, 0, 1)]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_groups_count_alike_within_their_class_and_classes_keep_their_weight():
+    rng = np.random.default_rng(0)
+    hospital, target = rng.choice(list("aaaabbc"), 200), (rng.random(200) < 0.2).astype(int)
+    lesions = pd.DataFrame({"isic_id": [f"i{n}" for n in range(200)], "hospital": hospital, "target": target})
+    rows = np.arange(20, 200)
+    weight = group_weights(lesions, rows, "hospital")
+    assert (weight[:20] == 0).all()
+    some = lesions.iloc[rows].assign(weight=weight[rows])
+    for _, of_class in some.groupby("target"):
+        assert of_class["weight"].mean() == pytest.approx(1)
+        sums = of_class.groupby("hospital")["weight"].sum()
+        assert sums.to_numpy() == pytest.approx(np.full(len(sums), sums.mean()))
+    assert group_weights(lesions, rows, None) is None
+    assert (group_weights(lesions, rows, "isic_id")[rows] == 1).all()
+
+
+@pytest.mark.parametrize(("column", "message"), [("ward", "no such column"), ("hospital", "i3 has none")])
+def test_groups_of_weights_must_be_known(column, message):
+    lesions = pd.DataFrame({"isic_id": ["i2", "i3"], "hospital": ["a", None], "target": [0, 1]})
+    refused(lambda: group_weights(lesions, np.arange(2), column), f"--sampling.weight-by {column}", message)

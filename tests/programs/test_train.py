@@ -296,6 +296,14 @@ def test_images_held_on_the_device_train_the_same_network(tiny_command, tiny_run
         assert (tmp_path / "run" / "fold_0" / name).read_text() == (tiny_run / "fold_0" / name).read_text()
 
 
+def test_weights_that_are_all_one_train_the_same_network_and_even_batches_another(tiny_command, tiny_run, tmp_path):
+    of_rows, even = ["--sampling.weight-by", "isic_id"], ["--sampling.even"]
+    for name, options in (("rows", of_rows), ("even", even)):
+        train.main([*tiny_command, *options, "--run-dir", str(tmp_path / name)])
+    rows, other = ((tmp_path / name / "fold_0" / "oof.csv").read_text() for name in ("rows", "even"))
+    assert rows == (tiny_run / "fold_0" / "oof.csv").read_text() != other
+
+
 def test_neither_tensorflow_nor_opencv_nor_albumentations_is_imported(tiny_command, tiny_run, demo, tmp_path):
     """Check a separate process with the JAX back end and cached images."""
     run = str(tmp_path / "run")
