@@ -66,6 +66,8 @@ class DataConfig(Layout):
 
     image_size: Annotated[int, at_least(16)] = 224
     """Side in pixels that every crop is resized to."""
+    antialias: bool = False
+    """Average pixels where a crop is shrunk; otherwise each pixel comes from the nearest four."""
     batch_size: Annotated[int, at_least(1)] = 32
     """Images per step, over all devices."""
     max_records: Annotated[int | None, at_least(1)] = None

@@ -149,7 +149,7 @@ class Batches:
         """Decode and resize one image, uint8 [size, size, 3], without looking at the cache; `watch` sees the pixels."""
         pixels = decode(self.source.read(isic_id), isic_id)
         self.watch(isic_id, pixels)
-        return resize(pixels, self.config.image_size)
+        return resize(pixels, self.config.image_size, antialias=self.config.antialias)
 
     def to_cache(self, rows: np.ndarray, *, again: bool) -> list[str]:
         """List the ids that are worth decoding into the cache before `rows` are read.
@@ -213,9 +213,9 @@ def open_batches(
         new: make a cache where there is none; if not, one that is there and may be written to is used.
     """
     ids, target = lesions["isic_id"], lesions.get("target")
-    cache = None
-    if config.cache and (new or os.access(ImageCache.file_of(folder, digest, config.image_size), os.W_OK)):
-        cache = ImageCache(folder, digest, dataset.lesions["isic_id"].tolist(), config.image_size)
+    cache, kind = None, (config.image_size, config.antialias)
+    if config.cache and (new or os.access(ImageCache.file_of(folder, digest, *kind), os.W_OK)):
+        cache = ImageCache(folder, digest, dataset.lesions["isic_id"].tolist(), *kind)
     return Batches(dataset.images, ids, target, config, cache)
 
 

@@ -30,17 +30,18 @@ class ImageCache:
         digest: SHA-256 of the dataset's images, so that other images have another file.
         ids: isic_id of every image of that dataset, in any order.
         size: side in pixels.
+        antialias: whether shrunk images were averaged, which are kept in another file.
 
     Raises:
         InputError: the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, digest: str, ids: Sequence[str], size: int):
+    def __init__(self, folder: Path, digest: str, ids: Sequence[str], size: int, antialias: bool = False):
         self.slot = {isic_id: slot for slot, isic_id in enumerate(sorted(ids))}
         self.shape = (size, size, 3)
         self.row_bytes = size * size * 3
         self.bytes = len(ids) * self.row_bytes
-        self.path = self.file_of(folder, digest, size)
+        self.path = self.file_of(folder, digest, size, antialias)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _sized(self.path, self.bytes)
@@ -53,9 +54,9 @@ class ImageCache:
             raise InputError(f"{folder}: cannot hold decoded images ({reason}); {ELSEWHERE}") from None
 
     @staticmethod
-    def file_of(folder: Path, digest: str, size: int) -> Path:
+    def file_of(folder: Path, digest: str, size: int, antialias: bool = False) -> Path:
         """Return the file of a dataset's pixels."""
-        return folder / f"{digest[:24]}-{size}.u8"
+        return folder / f"{digest[:24]}-{size}{'-antialiased' if antialias else ''}.u8"
 
     def __contains__(self, isic_id: str) -> bool:
         return self.sums[self.slot[isic_id]] != 0

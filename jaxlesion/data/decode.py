@@ -66,12 +66,17 @@ def decode(data: bytes, isic_id: str, *, opencv: bool | None = None) -> np.ndarr
     return pixels
 
 
-def resize(image: np.ndarray, size: int, *, opencv: bool | None = None) -> np.ndarray:
+def resize(image: np.ndarray, size: int, *, antialias: bool = False, opencv: bool | None = None) -> np.ndarray:
     """Resize a whole crop, uint8 [h, w, 3], to uint8 [size, size, 3] by bilinear interpolation.
 
-    Its shape is not kept. Nothing is averaged when it shrinks: crops are 51 to 239 px wide. `opencv` as in `decode`;
-    numpy, the other way, differs by one level at most.
+    Its shape is not kept. Nothing is averaged when it shrinks (crops are 51 to 239 px wide), unless with `antialias`,
+    where the filter widens with the factor, as Pillow does it. `opencv` as in `decode`; numpy, the other way, differs
+    by one level at most.
     """
+    if antialias:
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
     if not _use_opencv(opencv):
         return _resize_numpy(image, size)
     import cv2

@@ -37,7 +37,7 @@ from jaxlesion.runtime.devices import data_mesh, replicated, use_cores
 PIXELS = 32  # side of the images that `pixels` compares: 3,072 numbers
 OF_THE_RUN = (
     *("folds", "model", "weights", "data.image_size", "data.max_records", "data.seed"),
-    *("data.columns", "data.positive"),
+    *("data.antialias", "data.columns", "data.positive"),
 )
 
 FoldFeatures = Callable[[int], np.ndarray]  # of all rows [n, d], for the fold that is held out

@@ -92,7 +92,8 @@ def predict_dataset(
         hooks.say(note)
     batches.watch = overlap.watch
     if options.cache:
-        batches.cache = ImageCache(CACHE, images["images"], ids, batches.config.image_size)
+        read = batches.config
+        batches.cache = ImageCache(CACHE, images["images"], ids, read.image_size, read.antialias)
     shards = _open_shards(run, ensemble, out, ids, images, options)
     own, missing = options.part.shards(len(shards)), shards.missing(options.part)
     if len(missing) < len(own):
@@ -127,7 +128,8 @@ def _open_shards(
     key = {
         "checkpoints": ensemble.name,
         "weights": ensemble.digest(),
-        "network": dataclasses.asdict(run.config.model) | {"image_size": config.image_size},
+        "network": dataclasses.asdict(run.config.model)
+        | {"image_size": config.image_size, "antialias": config.antialias},
         "calibration": sha256(run.folder / "calibration.json") if options.calibrated else None,
         **images,
         "batch size": config.batch_size,

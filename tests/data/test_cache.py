@@ -42,6 +42,7 @@ def test_another_dataset_or_size_has_another_file(tmp_path):
     assert "a" in ImageCache(tmp_path, DIGEST, IDS, 6)
     assert "a" not in ImageCache(tmp_path, "1" * 64, IDS, 6)
     assert "a" not in ImageCache(tmp_path, DIGEST, IDS, 5)
+    assert "a" not in ImageCache(tmp_path, DIGEST, IDS, 6, antialias=True)
 
 
 def test_a_row_is_there_only_once_its_chunk_is_whole(tmp_path):

@@ -429,6 +429,17 @@ def test_resize_to_the_same_size_changes_nothing(photo):
     np.testing.assert_array_equal(resize(square, 40), square)
 
 
+def test_antialiasing_averages_stripes_and_changes_nothing_that_is_enlarged():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::4] = 200
+    inside = slice(1, -1)  # at the edge the filter sees other shares of the stripes
+    assert (resize(stripes, 16)[:, inside] == 0).all()
+    assert (resize(stripes, 16, antialias=True)[:, inside] == 50).all()
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    off = resize(image, 50, antialias=True).astype(int) - resize(image, 50)
+    assert np.abs(off).max() <= 1
+
+
 @pytest.mark.parametrize(("height", "width", "size"), [(51, 51, 224), (127, 127, 64), (239, 200, 225), (1, 3, 7)])
 def test_resizing_without_opencv_is_the_same_within_a_level(height, width, size):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
