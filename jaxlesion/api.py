@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxlesion.core.config import ALL_ROWS
 from jaxlesion.core.errors import InputError
 from jaxlesion.inference.predictor import restore_variables
 from jaxlesion.model import variables
@@ -72,13 +73,21 @@ def normalise(images: ArrayLike, variant: Variant) -> jax.Array:
 
 
 def load_run(
-    run: str | Path, fold: int = 0, *, checkpoint: Literal["last", "best"] = "last"
+    run: str | Path, fold: int | Literal["none"] | None = None, *, checkpoint: Literal["last", "best"] = "last"
 ) -> tuple[nn.Module, Variables]:
     """Load a trained fold: its network and the variables that predict. A logit's sigmoid is the probability.
+
+    Args:
+        run: its folder.
+        fold: its number, or none for the model of all rows; None for fold 0, and for the model of all rows where it is
+            finished and fold 0 is not begun.
+        checkpoint: of the fold.
 
     Raises:
         InputError: no such run, fold or checkpoint.
     """
     opened = Run.open(Path(run))
-    restored, _ = restore_variables(opened, fold, checkpoint)
+    if fold is None:
+        fold = "none" if opened.has_all_rows and not opened.fold(0).started else 0
+    restored, _ = restore_variables(opened, ALL_ROWS if fold == "none" else fold, checkpoint)
     return build_model(opened.config.model), restored

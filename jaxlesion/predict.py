@@ -1,4 +1,4 @@
-"""python -m jaxlesion.predict: the mean of a run's folds on new lesions."""
+"""python -m jaxlesion.predict: the mean of a run's folds, or its model of all rows, on new lesions."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ from jaxlesion.ui.terminal import say
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Predict lesions that a run has not seen, by the mean of its finished folds."""
+    """Predict lesions that a run has not seen, by the mean of its finished folds or by its model of all rows."""
 
     run: Path
     """Folder of a run."""
@@ -43,6 +43,8 @@ class PredictConfig:
     output."""
     submission: Path | None = None
     """Write the competition's form there too: isic_id,target. - is standard output."""
+    fold: Literal["all", "none"] | None = None
+    """all: the mean of the finished folds; none: the model of all rows [default: all if a fold is finished]."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of each fold predicts."""
     tta: Literal[1, 8] = 1
@@ -76,8 +78,8 @@ def predict(config: PredictConfig) -> None:
     in_stdout = check_outputs({"--out": out, "--submission": config.submission}, config)
     if part.count > 1 and is_stream(out):
         raise InputError(f"--out {out}: parts are merged from files beside it; give a file")
-    how = (config.checkpoint, config.calibrated, config.batch_size, config.shard_rows, config.cache, part, config.tta)
-    run, options = Run.open(config.run), PredictOptions(*how)
+    how = (config.checkpoint, config.calibrated, config.batch_size, config.shard_rows, config.cache, part)
+    run, options = Run.open(config.run), PredictOptions(*how, views=config.tta, fold=config.fold)
     for note in run.calibration().notes() if config.calibrated else ():
         say(note)
     if not config.image:

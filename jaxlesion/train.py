@@ -1,4 +1,4 @@
-"""python -m jaxlesion.train: train the folds of a run and predict what each one held out."""
+"""python -m jaxlesion.train: train the folds of a run and predict what each one held out, or a model of all rows."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from jaxlesion.core import fields
-from jaxlesion.core.config import TrainConfig
+from jaxlesion.core.config import ALL_ROWS, TrainConfig
 from jaxlesion.core.hooks import Hooks, ignore
 from jaxlesion.evaluation.summary import PRIOR_NOTE, EvalOptions, resampled_by, summarise_run
 from jaxlesion.runs.store import Run
@@ -34,7 +34,10 @@ def train(config: TrainConfig, observe: Callable[..., None] = ignore) -> Run:
         run = train_run(config, Hooks(say, ProgressBar, observe), _print_config, _print_fold)
         if run.config.preset == "demo":
             say(DEMO_NOTE)
-        show(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")
+        if config.fold == "none":
+            show(f"run: {run.folder}    model of all rows: {run.fold(ALL_ROWS).model}")
+        else:
+            show(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")
         return run
 
 

@@ -31,8 +31,8 @@ PLAN: dict[str, Any] = {}
 SEEN: Counter = Counter()
 # What a training says on stderr when all is well: its configuration as JSON, the run, its folds and their progress.
 NOTE = re.compile(
-    r'$|[{}]|  +["}\]]|  +[\w".-]+,?$|a new run: |a fold has malignant lesions of only |fold \d+[: ]|No --data-dir'
-    r"|[\d,]+ of [\d,]+ images look alike"
+    r'$|[{}]|  +["}\]]|  +[\w".-]+,?$|a new run: |a fold has malignant lesions of only |fold (\d+|none)[: ]'
+    r"|No --data-dir|[\d,]+ of [\d,]+ images look alike"
 )
 
 

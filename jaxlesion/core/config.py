@@ -27,6 +27,7 @@ from jaxlesion.core.ranges import (
 Recipe = Literal["none", "light", "full"]
 Preset = Literal["default", "paper", "baseline", "demo"]
 MAX_FOLDS = 127  # a fold is an int8
+ALL_ROWS = MAX_FOLDS  # the fold of no row: its model is trained on all of them
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,8 @@ class DistributedConfig:
 class TrainConfig:
     """Train an image classifier on skin lesion crops, fold by fold, and predict each held-out fold."""
 
-    fold: tuple[int, ...] | Literal["all"] = (0,)
-    """Folds to train: 0, or 0 1 2, or all."""
+    fold: tuple[int, ...] | Literal["all", "none"] = (0,)
+    """Folds to train: 0, or 0 1 2, or all. none: one model of all rows, which holds none out and has no metrics."""
     data_dir: Path | None = None
     """Folder with train-metadata.csv and train-image.hdf5 (or train-image/image/<isic_id>.jpg)."""
     weights: str = "imagenet"
@@ -240,6 +241,11 @@ NOT_IDENTITY_DATA = ("table", "workers", "cache", "cache_gib", "on_device")
 EXCLUSIVE = (("sampling.negatives_kept", "sampling.negatives_per_positive"), ("folds.group", "folds.file"))
 
 
+def fold_name(fold: int) -> str:
+    """Return a fold's number as text, and `none` for the model of all rows."""
+    return "none" if fold == ALL_ROWS else str(fold)
+
+
 def check(config: TrainConfig) -> None:
     """Raise InputError for values that cannot work together or are out of range."""
     for a, b in EXCLUSIVE:
@@ -248,8 +254,8 @@ def check(config: TrainConfig) -> None:
     for name, allowed, value in out_of_range(config):
         raise InputError(f"{flag(name)} must be {allowed.words}, not {value}")
     last = config.folds.n - 1 if config.folds.file is None else MAX_FOLDS - 1
-    if config.fold != "all" and not (config.fold and set(config.fold) <= set(range(last + 1))):
-        raise InputError(f"--fold must be all, or 0 to {last}, not {config.fold}")
+    if config.fold not in ("all", "none") and not (config.fold and set(config.fold) <= set(range(last + 1))):
+        raise InputError(f"--fold must be all, none, or 0 to {last}, not {config.fold}")
     if config.folds.stratify and config.folds.file is not None:
         raise InputError("--folds.stratify makes folds, and --folds.file gives them: leave one out")
     if config.folds.seed and not config.folds.stratify:

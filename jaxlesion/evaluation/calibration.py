@@ -76,6 +76,20 @@ class FoldCalibration:
 
 
 @dataclass(frozen=True)
+class AllRowsCalibration:
+    """The prior correction of the model of all rows; it held no rows out, so its line is the folds'."""
+
+    model: str
+    """Name of the checkpoint, such as fold_none/600."""
+    negatives: int
+    """Benign rows of the run."""
+    negatives_kept: int
+    """Benign rows that were trained on."""
+    offset: float
+    """Added to the logit."""
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The content of a run's calibration.json."""
 
@@ -87,6 +101,8 @@ class Calibration:
     """Why the slope is 1 and was not fitted."""
     folds: tuple[FoldCalibration, ...]
     """The finished folds, ascending."""
+    all_rows: AllRowsCalibration | None = None
+    """Of the model of all rows, where it is finished."""
 
     @property
     def prevalence(self) -> float:
@@ -100,7 +116,7 @@ class Calibration:
 
     def check(self, models: Sequence[str]) -> None:
         """Raise InputError for a checkpoint that is none of those calibrated."""
-        known = [fold.model for fold in self.folds]
+        known = [*self._offsets()]
         if unknown := [model for model in models if model not in known]:
             raise InputError(
                 f"calibration.json was fitted on {' '.join(known)}, not on {unknown[0]}: "
@@ -117,7 +133,7 @@ class Calibration:
         return notes
 
     def new_rows(self, prediction: np.ndarray, models: Sequence[str]) -> np.ndarray:
-        """Return the calibrated probability [n] of rows that no fold was trained on: the mean of the folds' own.
+        """Return the calibrated probability [n] of rows that no model was trained on: the mean of the models' own.
 
         Probabilities are averaged, not logits. Of calibrated probabilities the mean is right on average, so
         that they add up to the number of malignant rows. A mean of logits (a geometric mean, of odds) is
@@ -132,8 +148,12 @@ class Calibration:
             InputError: a checkpoint that is none of those calibrated.
         """
         self.check(models)
-        offset = {fold.model: fold.offset for fold in self.folds}
+        offset = self._offsets()
         return calibrate(prediction, np.array([[offset[model] for model in models]]), self.a, self.b).mean(1)
+
+    def _offsets(self) -> dict[str, float]:
+        """Return the offset of each calibrated checkpoint, by its name."""
+        return {each.model: each.offset for each in (*self.folds, *([self.all_rows] if self.all_rows else []))}
 
     def out_of_fold(self, prediction: ArrayLike, fold: ArrayLike) -> np.ndarray:
         """Return the calibrated probability [n] of held-out rows, of each row by parameters fitted on other folds.
@@ -169,9 +189,11 @@ def from_dict(data: Any, source: str) -> Calibration:
         )
     try:
         folds = tuple(fields.from_dict(fold, source, FoldCalibration) for fold in data["folds"])
-        found = Calibration(float(data["a"]), float(data["b"]), data["slope_fixed"], folds)
+        rest = data.get("all_rows")  # earlier versions had none
+        all_rows = None if rest is None else fields.from_dict(rest, source, AllRowsCalibration)
+        found = Calibration(float(data["a"]), float(data["b"]), data["slope_fixed"], folds, all_rows)
         lines = [(found.a, found.b), *((f.a, f.b) for f in folds if not f.a is f.b is None)]
-        good = np.isfinite([*np.ravel(lines), *(f.offset for f in folds)]).all() and all(b > 0 for _, b in lines)
+        good = np.isfinite([*np.ravel(lines), *found._offsets().values()]).all() and all(b > 0 for _, b in lines)
         damaged = not (good and folds and isinstance(found.slope_fixed, str | None))
     except (KeyError, TypeError, ValueError):
         damaged = True

@@ -24,7 +24,7 @@ from jaxlesion.evaluation.calibration import Calibration
 from jaxlesion.evaluation.clinic import Probabilities
 from jaxlesion.evaluation.summary import PRIOR_NOTE, rows_of_run
 from jaxlesion.inference.overlap import Overlap
-from jaxlesion.inference.predictor import data_config, predict_ensemble, predict_out_of_fold
+from jaxlesion.inference.predictor import data_config, finished_folds, members_of, predict_ensemble, predict_out_of_fold
 from jaxlesion.runs.store import Run
 
 VIEWS_NOTE = "probabilities of several views; the calibration was fitted on single ones"
@@ -43,7 +43,8 @@ class LabelledOptions:
     """With --predictions: table that gives target, and patient_id if it has it, by isic_id [default: that of
     --data-dir, if given]."""
     data_dir: Path | None = None
-    """With --run: where its data lies now, or another labelled set, which the mean of the folds predicts."""
+    """With --run: where its data lies now, or another labelled set, which the mean of the folds predicts (the model
+    of all rows, where no fold is finished)."""
     data: Layout = field(default_factory=Layout)
     allow_missing: bool = False
     """Score the rows that have prediction, fold and target, and say how many others are left out."""
@@ -149,6 +150,8 @@ def _metadata(options: LabelledOptions, say: Callable[[str], None] = ignore) -> 
 
 def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labelled:
     notes: list[str] = []
+    if options.data_dir is None:
+        finished_folds(run)  # before the data is read
     layout = run.layout(options.data.table) if options.data_dir is None else options.data
     if options.tta > 1:
         notes.append(VIEWS_NOTE)
@@ -160,7 +163,7 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
     notes += [PRIOR_NOTE] + ([BEST_NOTE] if options.checkpoint == "best" else [])
     if options.data_dir is not None and is_external(run, dataset):
         batches = open_batches(config, dataset.lesions, dataset, digests["images"])
-        overlap = Overlap(run, dataset.lesions["isic_id"].tolist())
+        overlap = Overlap(run, members_of(run), dataset.lesions["isic_id"].tolist())
         batches.watch = overlap.watch
         found = predict_ensemble(run, dataset.lesions, batches, options.checkpoint, progress, options.tta)
         table = _as_written(found.table)

@@ -10,19 +10,20 @@ from jaxlesion.runs.store import Run
 
 
 class Overlap:
-    """Finds the images, among those predicted, that some fold of a run was trained on.
+    """Finds the images, among those predicted, that a predicting fold of a run was trained on.
 
     Args:
-        run: with at least one finished fold.
+        run: that predicts.
+        folds: of it that predict, or [ALL_ROWS].
         ids: of the rows to predict.
     """
 
-    def __init__(self, run: Run, ids: Sequence[str]):
-        trained = run.trained_rows()
+    def __init__(self, run: Run, folds: Sequence[int], ids: Sequence[str]):
+        trained = run.trained_rows(folds)
         self.folder = run.folder
         self.by_id = sorted(set(ids) & set(trained["isic_id"]))
         self.read_alike = alike(ids, set(trained["isic_id"]) - set(ids))
-        self._digests = run.trained_pixels()
+        self._digests = run.trained_pixels(folds)
         self._by_pixels: set[str] = set()
 
     def watch(self, isic_id: str, pixels: np.ndarray) -> None:

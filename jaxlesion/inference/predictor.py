@@ -1,8 +1,9 @@
-"""From the checkpoints of a run to tables of predictions."""
+"""From the checkpoints of a run, or its model of all rows, to tables of predictions."""
 
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from jaxlesion.core.config import DataConfig
+from jaxlesion.core.config import ALL_ROWS, DataConfig, fold_name
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import Meter, ignore
 from jaxlesion.data.batch import Batch
@@ -23,38 +24,74 @@ from jaxlesion.learning.state import abstract_state
 from jaxlesion.learning.step import Step, make_predict_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.model.variables import Variables
-from jaxlesion.runs.store import Run
+from jaxlesion.model.weights import read_variables
+from jaxlesion.runs.store import Run, model_name
 from jaxlesion.runtime.compile_cache import keep_compiled, vouch
 from jaxlesion.runtime.devices import data_mesh, replicated, shard_batch, use_cores
 
 Which = Literal["last", "best"]
+Members = Literal["all", "none"]
 
 
 def restore_variables(run: Run, fold: int, which: Which = "last", mesh: Mesh | None = None) -> tuple[Variables, int]:
-    """Restore the variables that predict from a fold's last or best checkpoint; return them and its step.
+    """Restore the variables that predict, and their step: of a fold's last or best checkpoint, else of its `model`.
 
     Raises:
-        InputError: there is no such checkpoint, or it does not fit the run's configuration.
+        InputError: there is neither, it does not fit the run's configuration, or the best of the model of all rows is
+            wanted.
     """
-    folder = run.fold(fold).checkpoints
-    if not folder.is_dir():
-        raise InputError(f"{folder} does not exist: fold {fold} has not been trained")
-    with Checkpoints(folder, read_only=True) as checkpoints:
+    if fold == ALL_ROWS and which == "best":
+        raise InputError("the model of all rows has no best checkpoint, since it held no rows out: use the last one")
+    folder, where = run.fold(fold), replicated(mesh or data_mesh(1, jax.devices()[:1]))
+    if not folder.has_checkpoint and folder.model.is_file():
+        return jax.device_put(_read_model(run, folder.model), where), folder.model_step()
+    if not folder.started:
+        raise InputError(f"{folder.checkpoints} does not exist: fold {fold_name(fold)} has not been trained")
+    with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
         if (step := checkpoints.step(which)) is None:
-            raise InputError(f"{folder} holds no checkpoint")
-        where = replicated(mesh or data_mesh(1, jax.devices()[:1]))
+            raise InputError(f"{folder.checkpoints} holds no checkpoint")
         return checkpoints.restore(step, abstract_state(run.config, where)).variables, step
 
 
+def _read_model(run: Run, path: Path) -> Variables:
+    """Read variables of any float type as float32."""
+    variables, notes = read_variables(build_model(run.config.model), path)
+    if notes:
+        raise InputError(f"{path}: {notes[0]}; put back what training wrote")
+    return variables
+
+
 def finished_folds(run: Run) -> list[int]:
-    """Return the folds that can predict.
+    """Return the folds that can predict rows they held out.
 
     Raises:
         InputError: there is none.
     """
-    if not (folds := run.finished_folds()):
-        raise InputError(f"{run.folder} has no finished fold yet: train one first")
-    return folds
+    if folds := run.finished_folds():
+        return folds
+    if run.has_all_rows:
+        raise InputError(
+            f"{run.folder} has the model of all rows alone, and it held no rows out: train folds by train --fold all, "
+            "or evaluate it on another --data-dir"
+        )
+    raise InputError(f"{run.folder} has no finished fold yet: train one first")
+
+
+def members_of(run: Run, wanted: Members | None = None) -> list[int]:
+    """Return the folds that predict lesions which none has seen, or [ALL_ROWS].
+
+    Args:
+        run: with something finished.
+        wanted: all finished folds, or none of them but the model of all rows; None for the first that there is.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    if run.has_all_rows and (wanted == "none" or (wanted is None and not run.finished_folds())):
+        return [ALL_ROWS]
+    if wanted == "none":
+        raise InputError(f"{run.folder} has no finished model of all rows: train it by train --fold none")
+    return finished_folds(run)
 
 
 def data_config(run: Run, batch_size: int | None) -> DataConfig:
@@ -72,38 +109,50 @@ def predict_out_of_fold(
         variables, at = restore_variables(run, fold, which, mesh)
         rows = np.flatnonzero(lesions["fold"].to_numpy() == fold)
         prediction = predict_rows(step, variables, batches, rows, mesh, f"fold {fold}: predicting", progress)
-        tables.append(predictions_table(lesions.iloc[rows], prediction, f"fold_{fold}/{at}{_of_views(views)}", fold))
+        tables.append(predictions_table(lesions.iloc[rows], prediction, model_name(fold, at) + _of_views(views), fold))
     return concatenate(tables)
 
 
 class Ensemble:
-    """The finished folds of a run, restored once, to predict lesions that none of them has seen.
+    """The finished folds of a run, or its model of all rows, restored once, to predict lesions that none has seen.
 
     Each batch goes through all folds while it is in memory: no image is decoded twice, whatever their number.
 
     Args:
-        run: with at least one finished fold.
+        run: with at least one of them finished.
         batches: of the lesions.
         which: checkpoint of each fold.
+        fold: see `members_of`.
         calibrated: by what the run stored; `name` says so.
         views: of each image, see `make_predict_step`; `name` says so.
 
     Raises:
-        InputError: no finished fold, or no calibration of these checkpoints.
+        InputError: no such model, or no calibration of these checkpoints.
     """
 
-    def __init__(self, run: Run, batches: Batches, which: Which, *, calibrated: bool = False, views: int = 1):
-        folds = finished_folds(run)
+    def __init__(
+        self,
+        run: Run,
+        batches: Batches,
+        which: Which,
+        *,
+        fold: Members | None = None,
+        calibrated: bool = False,
+        views: int = 1,
+    ):
+        self.folds = members_of(run, fold)
         self.calibration = run.calibration() if calibrated else None
         self.batches = batches
         self._one, self._mesh = _ready(run, batches, views)
-        restored = [restore_variables(run, fold, which, self._mesh) for fold in folds]
+        restored = [restore_variables(run, fold, which, self._mesh) for fold in self.folds]
         self.members = [variables for variables, _ in restored]
-        self.models = [f"fold_{fold}/{at}" for fold, (_, at) in zip(folds, restored, strict=True)]
+        self.models = [model_name(fold, at) for fold, (_, at) in zip(self.folds, restored, strict=True)]
         if self.calibration is not None:
             self.calibration.check(self.models)  # before the work
-        self.name = f"mean of {' '.join(self.models)}{_of_views(views)}" + (", calibrated" if calibrated else "")
-        self.title = f"predicting by {len(folds)} folds"
+        alone = self.folds == [ALL_ROWS]
+        mean = self.models[0] if alone else f"mean of {' '.join(self.models)}"
+        self.name = mean + _of_views(views) + (", calibrated" if calibrated else "")
+        self.title = "predicting by the model of all rows" if alone else f"predicting by {len(self.folds)} folds"
 
     def digest(self) -> str:
         """SHA-256 of all variables: checkpoints of one name may be those of another run."""
@@ -139,10 +188,10 @@ class Ensemble:
 
 
 class EnsemblePredictions(NamedTuple):
-    """Predictions of lesions that no fold has seen."""
+    """Predictions of lesions that no model has seen."""
 
     table: pd.DataFrame
-    """Predictions table of the mean of all folds."""
+    """Predictions table of the mean of all folds, or of the model of all rows."""
     each: np.ndarray
     """Uncorrected probability [n, folds] of each fold."""
     models: list[str]
@@ -152,12 +201,13 @@ class EnsemblePredictions(NamedTuple):
 def predict_ensemble(
     run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, progress: type[Meter] = Meter, views: int = 1
 ) -> EnsemblePredictions:
-    """Predict lesions that no fold has seen by each fold and by the mean of all. See `Ensemble`."""
+    """Predict lesions that no model has seen, by each fold and by the mean of all. See `Ensemble`."""
     ensemble, rows = Ensemble(run, batches, which, views=views), np.arange(len(lesions))
     decode_ahead(batches, rows, again=False, progress=progress)
     with progress(ensemble.title, len(rows)) as meter:
         each = ensemble.predict_each(rows, meter.advance)
-    return EnsemblePredictions(predictions_table(lesions, each.mean(1), ensemble.name), each, ensemble.models)
+    table = predictions_table(lesions, each.mean(1), ensemble.name)
+    return EnsemblePredictions(table, each, ensemble.models)
 
 
 def _of_views(views: int) -> str:

@@ -1,4 +1,4 @@
-"""Predict a test set, or single files, by the mean of a run's folds."""
+"""Predict a test set, or single files, by the mean of a run's folds or by its model of all rows."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.predictions import predictions_as_text, write_submission
 from jaxlesion.data.sources import FileImages
 from jaxlesion.inference.overlap import Overlap
-from jaxlesion.inference.predictor import Ensemble, Which, data_config
+from jaxlesion.inference.predictor import Ensemble, Members, Which, data_config
 from jaxlesion.inference.shards import Part, Shards
 from jaxlesion.learning.loop import decode_ahead
 from jaxlesion.runs.store import Run
@@ -33,6 +33,7 @@ class PredictOptions:
         cache: whether to keep the decoded images.
         part: the shards that this process makes.
         views: of each image, see `make_predict_step`.
+        fold: the models that predict, see `members_of`.
     """
 
     checkpoint: Which
@@ -42,6 +43,7 @@ class PredictOptions:
     cache: bool
     part: Part
     views: int = 1
+    fold: Members | None = None
 
 
 def predict_files(
@@ -56,7 +58,7 @@ def predict_files(
     names = [str(path) for path in paths]
     lesions = pd.DataFrame({"isic_id": [os.fsencode(name).decode(errors="backslashreplace") for name in names]})
     batches = Batches(images, names, None, data_config(run, options.batch_size))
-    ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated, views=options.views)
+    ensemble = _ensemble(run, batches, options)
     with progress(ensemble.title, len(lesions)) as meter:
         return ensemble.predict(lesions, range(len(lesions)), meter.advance), ensemble.name
 
@@ -70,7 +72,7 @@ def predict_dataset(
     ids, of the table of one shard, and of a few batches.
 
     Args:
-        run: with at least one finished fold.
+        run: with a finished fold, or a finished model of all rows.
         dataset: the test set.
         out: the Predictions table; where `is_stream` is true of it, a kill loses the shards.
         submission: the competition's form, written too unless None.
@@ -85,9 +87,9 @@ def predict_dataset(
     """
     lesions, ids = dataset.lesions, dataset.lesions["isic_id"].tolist()
     batches = Batches(dataset.images, ids, None, data_config(run, options.batch_size))
-    ensemble = Ensemble(run, batches, options.checkpoint, calibrated=options.calibrated, views=options.views)
+    ensemble = _ensemble(run, batches, options)
     images = fingerprint(dataset, sound=True)  # before a folder of shards is made
-    overlap = Overlap(run, ids)
+    overlap = Overlap(run, ensemble.folds, ids)
     for note in overlap.ids_note():
         hooks.say(note)
     batches.watch = overlap.watch
@@ -119,6 +121,11 @@ def predict_dataset(
         hooks.say(f"submission in {submission}")
     shards.remove()
     return True
+
+
+def _ensemble(run: Run, batches: Batches, options: PredictOptions) -> Ensemble:
+    how = {"fold": options.fold, "calibrated": options.calibrated, "views": options.views}
+    return Ensemble(run, batches, options.checkpoint, **how)
 
 
 def _open_shards(

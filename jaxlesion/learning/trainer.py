@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxlesion.core.config import RECIPES, RecipeSpec, TrainConfig
+from jaxlesion.core.config import RECIPES, RecipeSpec, TrainConfig, fold_name
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import SILENT, Hooks, Meter
 from jaxlesion.learning.checkpoint import Checkpoints
@@ -24,6 +24,7 @@ from jaxlesion.learning.saver import SaveClock, Saver, stop_if
 from jaxlesion.learning.state import TrainState, abstract_state, create_state
 from jaxlesion.learning.step import make_feature_step, make_predict_step, make_train_step
 from jaxlesion.model.registry import build_model
+from jaxlesion.model.variables import Variables
 from jaxlesion.model.weights import initial_variables
 from jaxlesion.runtime.compile_cache import vouching
 from jaxlesion.runtime.devices import data_mesh, local_view, replicate, replicated
@@ -36,7 +37,7 @@ class FoldRows:
     """The rows of one fold, as positions in the table of lesions.
 
     Args:
-        fold: its number.
+        fold: its number; ALL_ROWS for the model of all rows, whose validation and held_out are empty.
         training: [m] rows that the first epoch is trained on.
         validation: rows that are predicted after each epoch.
         held_out: rows that are predicted at the end.
@@ -63,14 +64,22 @@ class Epoch:
     times: dict[str, float]
 
 
+class Trained(NamedTuple):
+    """A trained fold: probabilities [n] of its held-out rows, the last step, and the variables that predict."""
+
+    prediction: np.ndarray
+    step: int
+    variables: Variables
+
+
 class Journal(Protocol):
     """Keeper of a fold's records."""
 
     def resume(self, step: int | None, steps_per_epoch: int) -> None:
         """Take up the records of the epochs up to a saved step, None where nothing was saved."""
 
-    def end_epoch(self, epoch: Epoch) -> float:
-        """Record an epoch before its state is saved, and return its score: higher is better."""
+    def end_epoch(self, epoch: Epoch) -> float | None:
+        """Record an epoch before its state is saved, and return its score, higher is better; None: not scored."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class Training:
         return make_predict_step(self.model)
 
     def title(self, what: str) -> str:
-        return f"fold {self.rows.fold}: {what}"
+        return f"fold {fold_name(self.rows.fold)}: {what}"
 
 
 def train_fold(
@@ -147,7 +156,7 @@ def train_fold(
     journal: Journal,
     stop: StopSignal,
     hooks: Hooks = SILENT,
-) -> tuple[np.ndarray, int]:
+) -> Trained:
     """Train a fold to its end, from its last checkpoint if there is one.
 
     Args:
@@ -161,7 +170,7 @@ def train_fold(
         hooks: see `Hooks`; events are decoding, step, saved, validating and predicting.
 
     Returns:
-        The probabilities [n] of the held-out rows by the last state, and its step.
+        The last state's variables, on this process's devices, with its step and the held-out rows' probabilities.
 
     Raises:
         InputError: weights or checkpoints that do not fit, or a loss that is not finite.
@@ -176,14 +185,15 @@ def train_fold(
     while (done := int(state.step) // training.steps) < config.epochs:
         state, epoch = _run_epoch(training, feed, state, done, checkpoints)
         score = journal.end_epoch(epoch)  # before the checkpoint, so that a saved epoch is never without its record
-        checkpoints.save(state, metric=score if np.isfinite(score) else -1.0)
+        checkpoints.save(state, metric=score if score is None or np.isfinite(score) else -1.0)
         hooks.observe("saved", step=epoch.step)
         stop_if(training.votes.now(stop.number or 0))
     stop.waits = False
     checkpoints.wait()
     hooks.observe("predicting")
     title = training.title("predicting the whole fold")
-    return _predict(training, state, rows.held_out, title), int(state.step)
+    prediction = _predict(training, state, rows.held_out, title)
+    return Trained(prediction, int(state.step), local_view(training.mesh, state.variables))
 
 
 def _first_state(training: Training, checkpoints: Checkpoints, journal: Journal, weights: Path | None) -> TrainState:
@@ -243,7 +253,7 @@ def _run_epoch(
     clock = SaveClock(config.checkpoint.every_minutes, steps - start)
     saver = Saver(checkpoints, training.stop, training.votes, clock, hooks.observe)
     began = time.perf_counter()
-    title = f"fold {rows.fold} epoch {done + 1}/{config.epochs}"
+    title = f"fold {fold_name(rows.fold)} epoch {done + 1}/{config.epochs}"
     with hooks.progress(title, steps, start, training.batch_size) as meter:
 
         def on_loss(loss: float) -> None:
@@ -283,6 +293,8 @@ def _validate(training: Training, feed: Feed, state: TrainState) -> np.ndarray:
 
 
 def _predict(training: Training, state: TrainState, rows: np.ndarray, title: str, step: Any = None) -> np.ndarray:
+    if not len(rows):
+        return np.zeros(0, np.float32)
     step, progress = step or training.predict_step, training.hooks.progress
     return predict_rows(step, state.variables, training.batches, rows, training.mesh, title, progress)
 

@@ -141,6 +141,8 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: not a readable safetensors file ({reason}); give timm's model.safetensors") from None
 
 
-def write_safetensors(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
-    """Write `state` to a safetensors file, whole or not at all."""
-    write_atomic(Path(path), save({name: np.asarray(value, order="C") for name, value in state.items()}))
+def write_safetensors(
+    path: str | os.PathLike, state: Mapping[str, np.ndarray], about: dict[str, str] | None = None
+) -> None:
+    """Write `state` to a safetensors file, whole or not at all; `about` goes into its header."""
+    write_atomic(Path(path), save({name: np.asarray(value, order="C") for name, value in state.items()}, about))

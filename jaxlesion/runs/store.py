@@ -4,8 +4,7 @@ import dataclasses
 import json
 import platform
 import subprocess
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,17 @@ import pandas as pd
 
 from jaxlesion.core import config as configuration
 from jaxlesion.core import fields
-from jaxlesion.core.config import Layout, TrainConfig
+from jaxlesion.core.config import ALL_ROWS, Layout, TrainConfig, fold_name
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import LEFT_OVER, remove_left_over, without_nan, write_atomic
+from jaxlesion.core.files import LEFT_OVER, remove_left_over, write_atomic
 from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.folds import training_pool, training_rows
 from jaxlesion.data.open import open_dataset
 from jaxlesion.data.predictions import CALIBRATED, concatenate, read_predictions, write_predictions
 from jaxlesion.data.tables import read_table
 from jaxlesion.evaluation import calibration
-from jaxlesion.evaluation.calibration import Calibration
+from jaxlesion.evaluation.calibration import AllRowsCalibration, Calibration
+from jaxlesion.runs.fold_dir import LOCK, FoldDir
 
 PACKAGES = (
     *("jaxlesion", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "h5py"),
@@ -33,84 +33,8 @@ PACKAGES = (
 )
 
 
-LOCK = "lock"
 PIXELS = "pixels.csv"
 BEGUN = {LOCK, "manifest.json", "folds.csv"}  # what is in the folder of a run before it is one
-
-
-@dataclasses.dataclass(frozen=True)
-class FoldDir:
-    """The folder of one fold of a run."""
-
-    folder: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def oof(self) -> Path:
-        """Predictions of the held-out rows; there once the fold is finished."""
-        return self.folder / "oof.csv"
-
-    @property
-    def started(self) -> bool:
-        return self.checkpoints.is_dir()
-
-    @property
-    def has_checkpoint(self) -> bool:
-        return self.started and any(path.name.isdecimal() for path in self.checkpoints.iterdir())
-
-    @property
-    def finished(self) -> bool:
-        return self.oof.is_file()
-
-    def lock(self) -> AbstractContextManager:
-        """Take the lock of the fold; the system releases it when the process dies."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            held = filelock.FileLock(self.folder / LOCK).acquire(timeout=0)
-        except filelock.Timeout:
-            raise InputError(f"{self.folder}: another process is training this fold; wait, or train another") from None
-        remove_left_over(self.folder)
-        return held
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """Read the records, one per epoch.
-
-        Raises:
-            InputError: the file is damaged.
-        """
-        path = self.folder / "metrics.jsonl"
-        try:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        except ValueError as e:
-            raise InputError(f"{path}: not readable as JSON ({e}); put back what training wrote") from None
-
-    def records(self, step: int, steps_per_epoch: int) -> list[dict[str, Any]]:
-        """Return the records up to `step`; a later one may lack its checkpoint.
-
-        Raises:
-            InputError: metrics.jsonl has lost some.
-        """
-        records = [record for record in self.metrics() if record["step"] <= step]
-        if len(records) != (epochs := step // steps_per_epoch):
-            raise InputError(
-                f"{self.folder / 'metrics.jsonl'} has {len(records)} of the {epochs} epochs up to step {step}, "
-                f"which is saved: put back what training wrote, or delete {self.folder} to train it again"
-            )
-        return records
-
-    def write_metrics(self, records: list[dict[str, Any]]) -> None:
-        """Replace the records; what is undefined (one class only) is null."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(without_nan(record), allow_nan=False) + "\n" for record in records]
-        write_atomic(self.folder / "metrics.jsonl", "".join(lines))
-
-    def add_timing(self, record: dict[str, Any]) -> None:
-        """Append a record of times; everything that a clock decides lives in this file alone."""
-        path = self.folder / "timing.jsonl"
-        write_atomic(path, (path.read_text() if path.exists() else "") + json.dumps(record) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,17 +147,31 @@ class Run:
         return _read_json(self.folder / "manifest.json")
 
     def fold(self, k: int) -> FoldDir:
-        return FoldDir(self.folder / f"fold_{k}")
+        """Return the folder of a fold; of the model of all rows for ALL_ROWS."""
+        return FoldDir(self.folder / f"fold_{fold_name(k)}")
+
+    @property
+    def has_all_rows(self) -> bool:
+        """Return whether the model of all rows is finished."""
+        return self.fold(ALL_ROWS).finished
 
     def folds_table(self) -> pd.DataFrame:
         """Read isic_id, patient_id, target and fold of every row of the run, in the order of training."""
         return read_table(self.folder / "folds.csv", ("isic_id", "patient_id", "target", "fold"))
 
-    def trained_rows(self) -> pd.DataFrame:
-        """Return the rows of `folds_table` that some finished fold was, or may have been, trained on."""
+    def fold_numbers(self) -> list[int]:
+        """Return the folds that the rows are in, ascending."""
+        return sorted(self.folds_table()["fold"].unique().tolist())
+
+    def begun(self) -> list[str]:
+        """Return the names of the folds that have checkpoints, and `none` if the model of all rows has some."""
+        return [p.parent.name.removeprefix("fold_") for p in self.folder.glob("fold_*/checkpoints")]
+
+    def trained_rows(self, folds: Sequence[int]) -> pd.DataFrame:
+        """Return the rows of `folds_table` that one of these folds was, or may have been, trained on."""
         lesions = self.folds_table()
         config = self.config
-        rows = [training_pool(lesions, fold, config.sampling, config.data.seed) for fold in self.finished_folds()]
+        rows = [training_pool(lesions, fold, config.sampling, config.data.seed) for fold in folds]
         return lesions.iloc[np.unique(np.concatenate(rows))]
 
     def write_pixels(self, digests: Mapping[str, bytes]) -> None:
@@ -241,26 +179,31 @@ class Run:
         rows = "".join(f"{isic_id},{digest.hex()}\n" for isic_id, digest in digests.items())
         write_atomic(self.folder / PIXELS, f"isic_id,digest\n{rows}")
 
-    def trained_pixels(self) -> set[bytes]:
-        """Read the digests that `write_pixels` wrote, of `trained_rows`; none where an earlier version made the run."""
+    def pixels(self) -> dict[str, bytes]:
+        """Read the digests that `write_pixels` wrote; none where an earlier version made the run."""
         path = self.folder / PIXELS
         if not path.is_file():
-            return set()
+            return {}
         table = read_table(path, ("isic_id", "digest"))
-        trained = table["isic_id"].isin(self.trained_rows()["isic_id"])
         try:
-            return {bytes.fromhex(str(digest)) for digest in table["digest"][trained]}
+            return {row.isic_id: bytes.fromhex(str(row.digest)) for row in table.itertuples()}
         except ValueError:
             raise InputError(f"{path}: holds something else than digests; put back what training wrote") from None
 
+    def trained_pixels(self, folds: Sequence[int]) -> set[bytes]:
+        """Return the digests of `trained_rows`; none where an earlier version made the run."""
+        digests = self.pixels()
+        return {digests[isic_id] for isic_id in self.trained_rows(folds)["isic_id"] if isic_id in digests}
+
     def finished_folds(self) -> list[int]:
-        """Return the folds that have predictions, ascending."""
+        """Return the folds that have predictions, ascending; never the model of all rows, which held none out."""
         return sorted(int(p.parent.name.removeprefix("fold_")) for p in self.folder.glob("fold_*/oof.csv"))
 
     def collect_oof(self) -> pd.DataFrame:
         """Write and return the run's oof.csv, the rows of all finished folds, fold by fold; and calibration.json.
 
-        From two folds on, `calibrated` is each row's probability by a line that was fitted on the other folds.
+        From two folds on, `calibrated` is each row's probability by a line that was fitted on the other folds. The
+        model of all rows, where it is finished, has the folds' line and a prior of its own.
         """
         with filelock.FileLock(self.folder / LOCK):  # of two folds that finish at once, the second sees both
             remove_left_over(self.folder)
@@ -276,13 +219,22 @@ class Run:
     def fit_calibration(self, oof: pd.DataFrame) -> Calibration:
         """Fit the calibration on out-of-fold Predictions of finished folds."""
         lesions, models = self.folds_table(), oof.groupby("fold")["model"].first().to_dict()
-        negatives = {}
-        for k in models:
-            trained = training_rows(lesions, k, self.config.sampling, self.config.data.seed)
-            benign = lesions["target"] == 0
-            negatives[k] = int(benign.iloc[trained].sum()), int((benign & (lesions["fold"] != k)).sum())
+        pos_weight = self.config.optim.pos_weight
+        negatives = {k: self._negatives(lesions, k) for k in models}
         columns = (oof[name].to_numpy(kind) for name, kind in (("target", int), ("prediction", float), ("fold", int)))
-        return calibration.fit(*columns, models, negatives, self.config.optim.pos_weight)
+        fitted = calibration.fit(*columns, models, negatives, pos_weight)
+        if not self.has_all_rows:
+            return fitted
+        kept, benign = self._negatives(lesions, ALL_ROWS)
+        offset = calibration.prior_offset(kept, benign, pos_weight)
+        name = model_name(ALL_ROWS, self.fold(ALL_ROWS).model_step())
+        return dataclasses.replace(fitted, all_rows=AllRowsCalibration(name, benign, kept, offset))
+
+    def _negatives(self, lesions: pd.DataFrame, fold: int) -> tuple[int, int]:
+        """Count the benign rows that a fold was trained on, and all that are outside it."""
+        benign = lesions["target"] == 0
+        trained = training_rows(lesions, fold, self.config.sampling, self.config.data.seed)
+        return int(benign.iloc[trained].sum()), int((benign & (lesions["fold"] != fold)).sum())
 
     def calibration(self) -> Calibration:
         """Read the calibration that `collect_oof` fitted.
@@ -291,11 +243,21 @@ class Run:
             InputError: there is none, or it is damaged.
         """
         path = self.folder / "calibration.json"
+        if not path.is_file() and self.has_all_rows and not self.finished_folds():
+            raise InputError(
+                f"{self.folder}: the model of all rows is calibrated by the folds' held-out rows, and no fold is "
+                "finished: train them by train --fold all"
+            )
         if not path.is_file():
             raise InputError(
                 f"{self.folder} has no calibration.json: train a fold to its end, or write it by train --resume"
             )
         return calibration.from_dict(_read_json(path), str(path))
+
+
+def model_name(fold: int, step: int) -> str:
+    """Return a checkpoint's name in Predictions tables, such as fold_0/480 or fold_none/600."""
+    return f"fold_{fold_name(fold)}/{step}"
 
 
 def check_free(folder: Path, *, or_run: bool = False) -> None:

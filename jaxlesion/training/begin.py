@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlesion.core import fields
-from jaxlesion.core.config import DistributedConfig, TrainConfig
+from jaxlesion.core.config import ALL_ROWS, DistributedConfig, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
 from jaxlesion.core.hooks import SILENT, Hooks, ignore
@@ -64,6 +64,8 @@ def begin(config: TrainConfig, hooks: Hooks = SILENT) -> OpenRun:
     with in_turn():
         weights = _weights(config)
     run, lesions = open_run(config, dataset, weights, hooks)
+    if config.fold == "none":
+        from_first(lambda: add_pixels(config, run, lesions, dataset, hooks))
     if dataset.unused_images:
         hooks.say(f"{dataset.unused_images:,} images have no row in {dataset.metadata.name} and are ignored")
     with in_turn():
@@ -187,6 +189,15 @@ def sampled_rows(config: TrainConfig, lesions: pd.DataFrame) -> pd.DataFrame:
         for rows in (training_pool, validation_rows)
     ]
     return lesions.iloc[np.unique(np.concatenate(samples))].reset_index(drop=True)
+
+
+def add_pixels(config: TrainConfig, run: Run, lesions: pd.DataFrame, dataset: Dataset, hooks: Hooks) -> None:
+    """Add the digests of those images that the model of all rows is trained on and no fold is."""
+    known = run.pixels()
+    ids = lesions["isic_id"].iloc[training_pool(lesions, ALL_ROWS, config.sampling, config.data.seed)]
+    if new := [isic_id for isic_id in ids if isic_id not in known]:
+        hashes = _hashes(config, dataset, new, run.manifest["data"]["images"], hooks)
+        run.write_pixels(known | dict(zip(new, map(bytes, hashes[:, 4:]), strict=True)))
 
 
 def _hashes(config: TrainConfig, dataset: Dataset, ids: list[str], digest: str, hooks: Hooks) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Train one fold of a run: its rows, its records, and its table of out-of-fold predictions."""
+"""Train one fold of a run, or its model of all rows: rows, records, and out-of-fold predictions or weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxlesion.core.config import TrainConfig
+from jaxlesion.core.config import ALL_ROWS, TrainConfig, fold_name
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.batches import steps_per_epoch
@@ -17,7 +17,9 @@ from jaxlesion.data.predictions import predictions_table, write_predictions
 from jaxlesion.evaluation.registry import summary
 from jaxlesion.learning.checkpoint import Checkpoints
 from jaxlesion.learning.trainer import Epoch, FoldRows, train_fold
-from jaxlesion.runs.store import FoldDir
+from jaxlesion.model.port import to_timm, write_safetensors
+from jaxlesion.runs.fold_dir import STEP, FoldDir
+from jaxlesion.runs.store import Run, model_name
 from jaxlesion.runtime.processes import from_first, process_index
 from jaxlesion.runtime.signals import StopSignal
 from jaxlesion.training.begin import OpenRun
@@ -28,7 +30,7 @@ class Journal:
     """Keep the records of a fold's epochs in its folder, and say a line for each.
 
     Args:
-        fold: its number.
+        fold: its name.
         folder: of the fold.
         begun: whether it was begun before.
         epochs: how many there will be.
@@ -36,7 +38,7 @@ class Journal:
         say: called with each line.
     """
 
-    fold: int
+    fold: str
     folder: FoldDir
     begun: bool
     epochs: int
@@ -62,24 +64,33 @@ class Journal:
         elif recorded or self.begun:
             self.say(f"fold {self.fold}: nothing was saved before; from the first step")
 
-    def end_epoch(self, epoch: Epoch) -> float:
-        """Record an epoch and return its ROC AUC on the validation rows; nan if they are of one class."""
-        metrics = summary(self.target, epoch.validation)
-        record = {"epoch": epoch.number, "step": epoch.step, "loss": epoch.loss, "validation": metrics}
-        self.records.append(record)
+    def end_epoch(self, epoch: Epoch) -> float | None:
+        """Record an epoch; return its ROC AUC on the validation rows: nan if they are of one class, None if none."""
+        metrics = summary(self.target, epoch.validation) if len(self.target) else None
+        record = {"epoch": epoch.number, "step": epoch.step, "loss": epoch.loss}
+        self.records.append(record | ({} if metrics is None else {"validation": metrics}))
         if process_index() == 0:
             self.folder.add_timing({"epoch": epoch.number, **epoch.times})
             self.folder.write_metrics(self.records)
+        validation = (
+            ""
+            if metrics is None
+            else (
+                f"  normalised validation: AUC {metrics['roc_auc']:.4f} pAUC {metrics['pauc']:.4f} "
+                f"F1 {metrics['malignant_f1']:.4f}"
+            )
+        )
         self.say(
-            f"fold {self.fold} epoch {epoch.number}/{self.epochs}: loss {epoch.loss:.4f}  normalised validation: "
-            f"AUC {metrics['roc_auc']:.4f} pAUC {metrics['pauc']:.4f} F1 {metrics['malignant_f1']:.4f}  "
+            f"fold {self.fold} epoch {epoch.number}/{self.epochs}: loss {epoch.loss:.4f}{validation}  "
             f"({epoch.times['train_seconds']:.0f} s, {epoch.times['images_per_second']:.1f} img/s)"
         )
-        return metrics["roc_auc"]
+        return None if metrics is None else metrics["roc_auc"]
 
 
-def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks) -> pd.DataFrame:
+def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks) -> pd.DataFrame | None:
     """Train a fold of a run to its end; write and return the Predictions table of the whole held-out fold.
+
+    Of the model of all rows write the variables that predict, and return None.
 
     Raises:
         InputError: another process trains it, or see `train_fold`.
@@ -97,21 +108,35 @@ def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks)
         training_pool(*sampled),
         lambda epoch: training_rows(*sampled, epoch),
     )
-    for name, some in (("training on", rows.training), ("validating on", rows.validation)):
-        hooks.say(f"fold {fold}: {name} {len(some):,} rows, {target[some].sum():,} malignant")
+    name = fold_name(fold)
+    for what, some in (("training on", rows.training), ("validating on", rows.validation)):
+        if len(some):
+            hooks.say(f"fold {name}: {what} {len(some):,} rows, {target[some].sum():,} malignant")
     weight = group_weights(lesions, rows.pool, config.sampling.weight_by)
     batches = opened.batches.balanced(config.sampling.even, weight)
     size = config.data.batch_size
-    hooks.say(f"fold {fold}: {steps_per_epoch(rows.training, size)} steps of {size} an epoch; the first one compiles")
+    hooks.say(f"fold {name}: {steps_per_epoch(rows.training, size)} steps of {size} an epoch; the first one compiles")
     with _locked(folder), StopSignal() as stop:
-        journal = Journal(fold, folder, folder.started, config.epochs, target[rows.validation], hooks.say)
+        journal = Journal(name, folder, folder.started, config.epochs, target[rows.validation], hooks.say)
         with Checkpoints(folder.checkpoints) as checkpoints:
-            prediction, step = train_fold(config, rows, batches, opened.weights, checkpoints, journal, stop, hooks)
-        table = predictions_table(lesions.iloc[held_out], prediction, f"fold_{fold}/{step}", fold)
+            trained = train_fold(config, rows, batches, opened.weights, checkpoints, journal, stop, hooks)
+        table = None
+        if fold != ALL_ROWS:
+            name = model_name(fold, trained.step)
+            table = predictions_table(lesions.iloc[held_out], trained.prediction, name, fold)
         if process_index() == 0:
-            write_predictions(folder.oof, table)
-            run.collect_oof()
+            if table is None:
+                write_safetensors(folder.model, to_timm(trained.variables), {STEP: str(trained.step)})
+            else:
+                write_predictions(folder.oof, table)
+            collect(run)
     return table
+
+
+def collect(run: Run) -> None:
+    """Bring the run's oof.csv and calibration.json up to date, where a fold is finished."""
+    if run.finished_folds():
+        run.collect_oof()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import use_cores
 from jaxlesion.runtime.processes import from_first, in_turn, process_index
 from jaxlesion.training.begin import agree, begin, locate
-from jaxlesion.training.fold import train_fold_of
+from jaxlesion.training.fold import collect, train_fold_of
 
 AfterFold = Callable[[Run, pd.DataFrame, pd.DataFrame], None]
 
@@ -46,8 +46,8 @@ def train_run(
     started(config)
     for fold in folds:
         table = train_fold_of(opened, config, fold, hooks)
-        if process_index() == 0:
+        if table is not None and process_index() == 0:
             after_fold(opened.run, opened.lesions, table)
     if not folds and process_index() == 0:
-        opened.run.collect_oof()  # folds may have come from another machine
+        collect(opened.run)  # folds may have come from another machine
     return opened.run

@@ -18,6 +18,7 @@ from jaxlesion.core.config import EXCLUSIVE, DistributedConfig, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.fields import flag
 from jaxlesion.core.presets import PRESETS, preset
+from jaxlesion.runs.selection import folds_meant
 from jaxlesion.runs.store import Run
 
 T = TypeVar("T")
@@ -99,9 +100,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
                 "or the whole command with --data-dir to begin it"
             )
     if run is not None:
-        started = {int(p.parent.name.removeprefix("fold_")) for p in run.folder.glob("fold_*/checkpoints")}
-        fold = run.config.fold if run.config.fold == "all" else tuple(sorted({*run.config.fold, *started}))
-        changed = {"fold": fold, "run_dir": run.folder, "resume": False, "distributed": DistributedConfig()}
+        changed = {"fold": folds_meant(run), "run_dir": run.folder, "resume": False, "distributed": DistributedConfig()}
         base = fields.replace(run.config, changed)
     else:
         names = PRESETS

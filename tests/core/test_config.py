@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlesion.core.config import RECIPES, Preset, Recipe, TrainConfig, check, identity
+from jaxlesion.core.config import ALL_ROWS, RECIPES, Preset, Recipe, TrainConfig, check, identity
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.fields import from_dict, lookup, replace, to_dict
 from jaxlesion.core.presets import PRESETS, preset
@@ -17,7 +17,11 @@ OTHERS = {"fold": (0, 2), "optim.clip": 1.0, "optim.ema": 0.99, "data.max_record
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("changes", [{}, FILES, OTHERS, {"fold": "all"}], ids=["as it is", "files", "others", "all"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, FILES, OTHERS, {"fold": "all"}, {"fold": "none"}],
+    ids=["as it is", "files", "others", "all", "none"],
+)
 def test_json_round_trip(name, changes):
     config = replace(preset(name), changes)
     assert from_dict(json.loads(json.dumps(to_dict(config), allow_nan=False)), "config.json", TrainConfig) == config
@@ -145,6 +149,7 @@ def test_a_whole_number_stands_for_a_float():
         ({"fold": ()}, "--fold"),
         ({"fold": (-1,)}, "--fold"),
         ({"fold": (0, 5)}, "--fold"),
+        ({"fold": (ALL_ROWS,), "folds.file": Path("f.csv"), "folds.group": None}, "--fold"),
         ({"epochs": 0}, "--epochs"),
         ({"data.image_size": 15}, "--data.image-size"),
         ({"data.batch_size": 0}, "--data.batch-size"),

@@ -15,7 +15,8 @@ from jaxlesion.core.config import TrainConfig, identity
 from jaxlesion.core.fields import flag, replace
 from jaxlesion.core.files import without_nan
 from jaxlesion.data.predictions import CALIBRATED, COLUMNS, predictions_table, read_predictions, write_predictions
-from jaxlesion.runs.store import FoldDir, Run, _flat, make_manifest
+from jaxlesion.runs.fold_dir import FoldDir
+from jaxlesion.runs.store import Run, _flat, make_manifest
 
 HASHES = {"metadata": "1" * 64, "images": "2" * 64}
 CONFIG = replace(TrainConfig(), {"fold": (0, 2), "data_dir": Path("d"), "optim.clip": 1.0, "weights": "none"})
@@ -224,7 +225,7 @@ def test_one_holder_at_a_time(tmp_path):
 
 def test_a_lock_is_free_once_its_holder_is_dead(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from jaxlesion.runs.store import FoldDir\n"
+        "import sys; from pathlib import Path; from jaxlesion.runs.fold_dir import FoldDir\n"
         "held = FoldDir(Path(sys.argv[1])).lock()\n"
         "print('held', flush=True)\n"
         "sys.stdin.read()"

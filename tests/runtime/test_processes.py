@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 
 from jaxlesion.core.config import DataConfig, RecipeSpec
 from jaxlesion.data.batches import Batches, epoch_order
@@ -219,6 +220,17 @@ def test_all_ways_to_the_devices_work_over_processes(options, command, tmp_path)
     assert_same_end(single, both)
     assert single.order() == both.order()
     assert max(pd.Series(both.noted("read", 0)).value_counts()) <= 4  # no image twice for the same purpose
+
+
+@pytest.mark.extra
+def test_the_model_of_all_rows_is_that_of_one_process(command, tmp_path):
+    one, several = ([*command, "--run-dir", str(tmp_path / name), "--fold", "none"] for name in "ab")
+    single, both = Processes(tmp_path, one).well(), Processes(tmp_path, several, 2).well()
+    assert single.order() == both.order()
+    states = [load_file(end.run / "fold_none" / "model.safetensors") for end in (single, both)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.extra

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from jaxlesion.core.config import ALL_ROWS
 from jaxlesion.core.fields import replace
 from jaxlesion.data.dataset import fingerprint
 from jaxlesion.data.folds import assign
@@ -78,6 +79,12 @@ def a_finished_fold() -> None:
     fold = a_run().fold(0)
     fold.checkpoints.mkdir(parents=True)
     fold.oof.write_text("isic_id,prediction\n")
+
+
+def a_model_of_all_rows() -> None:
+    model = a_run().fold(ALL_ROWS).model
+    model.parent.mkdir()
+    model.touch()
 
 
 def a_started_fold() -> None:

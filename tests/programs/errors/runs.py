@@ -9,6 +9,7 @@ from errors.case import (
     TRAIN,
     Case,
     a_finished_fold,
+    a_model_of_all_rows,
     a_run,
     a_started_fold,
     change_row,
@@ -142,6 +143,12 @@ GROUPS = {
             *("No fold is finished", a_started_fold, evaluate.main, ("--run", "run")),
             "run has no finished fold yet: train one first",
             "Go on with the run by `--resume`.",
+        ),
+        Case(
+            *("The model of all rows alone", a_model_of_all_rows, evaluate.main, ("--run", "run")),
+            "run has the model of all rows alone, and it held no rows out: train folds by train --fold all, or "
+            "evaluate it on another --data-dir",
+            "A model is scored on rows that it was not trained on.",
         ),
         Case(
             *("The predictions do not exist", nothing, evaluate.main, OOF),
