@@ -21,6 +21,7 @@ from jaxlesion.model.efficientnet import Variant
 from jaxlesion.model.registry import build_model, find_backbone
 from jaxlesion.model.variables import Variables
 from jaxlesion.model.weights import find_weights, initial_variables
+from jaxlesion.runs.released import open_released
 from jaxlesion.runs.store import Run
 
 
@@ -73,12 +74,15 @@ def normalise(images: ArrayLike, variant: Variant) -> jax.Array:
 
 
 def load_run(
-    run: str | Path, fold: int | Literal["none"] | None = None, *, checkpoint: Literal["last", "best"] = "last"
+    run: str | Path | None = None,
+    fold: int | Literal["none"] | None = None,
+    *,
+    checkpoint: Literal["last", "best"] = "last",
 ) -> tuple[nn.Module, Variables]:
     """Load a trained fold: its network and the variables that predict. A logit's sigmoid is the probability.
 
     Args:
-        run: its folder.
+        run: its folder; None for the released model, ckpt/best-b1 of the clone.
         fold: its number, or none for the model of all rows; None for fold 0, and for the model of all rows where it is
             finished and fold 0 is not begun.
         checkpoint: of the fold.
@@ -86,7 +90,7 @@ def load_run(
     Raises:
         InputError: no such run, fold or checkpoint.
     """
-    opened = Run.open(Path(run))
+    opened = open_released() if run is None else Run.open(Path(run))
     if fold is None:
         fold = "none" if opened.has_all_rows and not opened.fold(0).started else 0
     restored, _ = restore_variables(opened, ALL_ROWS if fold == "none" else fold, checkpoint)

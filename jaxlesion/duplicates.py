@@ -50,7 +50,8 @@ def find_duplicates(config: DuplicatesConfig) -> pd.DataFrame:
     Raises:
         InputError: neither data nor a run is given, or one of them cannot be used.
     """
-    run = None if config.run is None else Run.open(config.run)
+    if (run := None if config.run is None else Run.open(config.run)) is not None:
+        run.check_unreleased()
     if (folder := config.data_dir or (run and run.config.data_dir)) is None:
         raise InputError("give --data-dir, a folder with train-metadata.csv, or --run, a run's folder")
     if config.workers < 1:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from jaxlesion.data.predictions import write_predictions, write_submission
 from jaxlesion.data.schema import KEYS
 from jaxlesion.inference.shards import ROWS, Part
 from jaxlesion.inference.tables import PredictOptions, predict_dataset, predict_files
+from jaxlesion.runs.released import describe, open_released
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.ui.console import ProgressBar
@@ -30,8 +31,8 @@ from jaxlesion.ui.terminal import say
 class PredictConfig:
     """Predict lesions that a run has not seen, by the mean of its finished folds or by its model of all rows."""
 
-    run: Path
-    """Folder of a run."""
+    run: Path | None = None
+    """Folder of a run [default: the released model, ckpt/best-b1 of the clone]."""
     data_dir: Path | None = None
     """Folder with test-metadata.csv (only isic_id is needed) and test-image.hdf5 (or test-image/image/), or a folder of
     images."""
@@ -74,12 +75,16 @@ def predict(config: PredictConfig) -> None:
     part = Part.of(config.part, os.environ)
     if config.cache and (config.image or part.count > 1):  # several processes cannot fill one file
         raise InputError("--cache is for the images of --data-dir, predicted in one part: leave it out")
+    run = open_released() if config.run is None else Run.open(config.run)
+    unnamed, config = config.run is None, replace(config, run=run.folder)
     out = config.out if config.image else config.out or Path("predictions.csv")
     in_stdout = check_outputs({"--out": out, "--submission": config.submission}, config)
     if part.count > 1 and is_stream(out):
         raise InputError(f"--out {out}: parts are merged from files beside it; give a file")
     how = (config.checkpoint, config.calibrated, config.batch_size, config.shard_rows, config.cache, part)
-    run, options = Run.open(config.run), PredictOptions(*how, views=config.tta, fold=config.fold)
+    options = PredictOptions(*how, views=config.tta, fold=config.fold)
+    if unnamed:
+        say(describe(run))
     for note in run.calibration().notes() if config.calibrated else ():
         say(note)
     if not config.image:

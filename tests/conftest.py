@@ -5,6 +5,7 @@ import os
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"  # before JAX is imported
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # the tests spend their time compiling, not running
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -70,6 +71,16 @@ def tiny_command(demo):
         *("--data.batch-size", "8", "--sampling.negatives-per-positive", "1", "--epochs", "2"),
         *("--optim.learning-rate", "1e-3", "--optim.warmup-steps", "2"),
     ]
+
+
+@pytest.fixture(scope="session")
+def tiny_all_rows(tmp_path_factory, tiny_run) -> Path:
+    """Return the tiny run with its model of all rows as well; tests must not write to it."""
+    from jaxlesion.train import main
+
+    folder = shutil.copytree(tiny_run, tmp_path_factory.mktemp("all-rows") / "run")
+    main(["--run-dir", str(folder), "--fold", "none"])
+    return folder
 
 
 @pytest.fixture(scope="session")

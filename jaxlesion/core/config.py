@@ -255,7 +255,7 @@ def check(config: TrainConfig) -> None:
         raise InputError(f"{flag(name)} must be {allowed.words}, not {value}")
     last = config.folds.n - 1 if config.folds.file is None else MAX_FOLDS - 1
     if config.fold not in ("all", "none") and not (config.fold and set(config.fold) <= set(range(last + 1))):
-        raise InputError(f"--fold must be all, none, or 0 to {last}, not {config.fold}")
+        raise InputError(f"--fold {' '.join(map(str, config.fold))}: the folds are 0 to {last}, or all")
     if config.folds.stratify and config.folds.file is not None:
         raise InputError("--folds.stratify makes folds, and --folds.file gives them: leave one out")
     if config.folds.seed and not config.folds.stratify:

@@ -150,6 +150,7 @@ def _metadata(options: LabelledOptions, say: Callable[[str], None] = ignore) -> 
 
 def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labelled:
     notes: list[str] = []
+    run.check_unreleased()
     if options.data_dir is None:
         finished_folds(run)  # before the data is read
     layout = run.layout(options.data.table) if options.data_dir is None else options.data

@@ -25,6 +25,7 @@ from jaxlesion.learning.step import Step, make_predict_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.model.variables import Variables
 from jaxlesion.model.weights import read_variables
+from jaxlesion.runs.released import check_digest
 from jaxlesion.runs.store import Run, model_name
 from jaxlesion.runtime.compile_cache import keep_compiled, vouch
 from jaxlesion.runtime.devices import data_mesh, replicated, shard_batch, use_cores
@@ -54,7 +55,8 @@ def restore_variables(run: Run, fold: int, which: Which = "last", mesh: Mesh | N
 
 
 def _read_model(run: Run, path: Path) -> Variables:
-    """Read variables of any float type as float32."""
+    """Read variables of any float type as float32; of a released model with their digest checked."""
+    check_digest(run, path)
     variables, notes = read_variables(build_model(run.config.model), path)
     if notes:
         raise InputError(f"{path}: {notes[0]}; put back what training wrote")
@@ -67,6 +69,7 @@ def finished_folds(run: Run) -> list[int]:
     Raises:
         InputError: there is none.
     """
+    run.check_unreleased()
     if folds := run.finished_folds():
         return folds
     if run.has_all_rows:

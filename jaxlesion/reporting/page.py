@@ -70,7 +70,7 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
         "all_folds": sorted(int(k) for k in lesions["fold"].unique()),
         "overall": source.overall,
         "parts": source.summary,
-        "headline": {n: label for n, label in headlines().items() if source.has_chosen or not n.startswith(CHOSEN)},
+        "headline": headings(source.has_chosen),
         "figures": printed(Table.CONSOLE),
         "cell": cell,
         "has_chosen": source.has_chosen,
@@ -85,6 +85,11 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
         "min_positives": MIN_POSITIVES,
         "mistakes": mistakes,
     }
+
+
+def headings(has_chosen: bool) -> dict[str, str]:
+    """Return the headings of the table of folds by metric; with a chosen threshold, those of its metrics too."""
+    return {name: label for name, label in headlines().items() if has_chosen or not name.startswith(CHOSEN)}
 
 
 def data_facts(source: Source, name: str) -> dict[str, Any]:

@@ -71,10 +71,19 @@ def read_source(folder: Path, data_dir: Path | None, table: Path | None, options
     run = Run.open(folder)
     finished_folds(run)
     dataset, lesions = run.open_data(data_dir, table)
+    return Source(run, dataset, lesions, *figures_of(run, lesions, options))
+
+
+def figures_of(run: Run, lesions: pd.DataFrame, options: EvalOptions) -> tuple[pd.DataFrame, Summary, np.ndarray]:
+    """Return a run's out-of-fold predictions [n], their metrics, and the threshold [n] chosen on the other folds.
+
+    Raises:
+        InputError: see `held_out`.
+    """
     held = held_out(run, lesions)
     columns = (held[name].to_numpy(np.float64) for name in ("target", "prediction", "fold"))
     summary = without_uncorrected(summarise_run(run.config, lesions, held, options), run.config)
-    return Source(run, dataset, lesions, held, summary, on_other_folds(*columns))
+    return held, summary, on_other_folds(*columns)
 
 
 def held_out(run: Run, lesions: pd.DataFrame) -> pd.DataFrame:

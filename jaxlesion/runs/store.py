@@ -115,8 +115,10 @@ class Run:
             The dataset, and the run's lesions with their folds, in the order of training.
 
         Raises:
-            InputError: whatever is wrong with the files, or they are not those that the run was trained on.
+            InputError: whatever is wrong with the files, or they are not those that the run was trained on; or it is a
+                released model.
         """
+        self.check_unreleased()
         dataset = open_dataset(data_dir or self.config.data_dir, layout=self.layout(table), columns=columns)
         self.check_data(fingerprint(dataset))
         return dataset, self.lesions(dataset)
@@ -146,6 +148,19 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         return _read_json(self.folder / "manifest.json")
 
+    @property
+    def released(self) -> bool:
+        """Return whether this is a released model, without rows, folds and checkpoints."""
+        return "released" in self.manifest
+
+    def check_unreleased(self) -> None:
+        """Raise InputError for a released model, where rows, folds or held-out predictions are needed."""
+        if self.released:
+            raise InputError(
+                f"{self.folder} is a released model, without folds, rows and held-out predictions: it predicts new "
+                "lesions alone; give the folder of a run of your own"
+            )
+
     def fold(self, k: int) -> FoldDir:
         """Return the folder of a fold; of the model of all rows for ALL_ROWS."""
         return FoldDir(self.folder / f"fold_{fold_name(k)}")
@@ -168,7 +183,12 @@ class Run:
         return [p.parent.name.removeprefix("fold_") for p in self.folder.glob("fold_*/checkpoints")]
 
     def trained_rows(self, folds: Sequence[int]) -> pd.DataFrame:
-        """Return the rows of `folds_table` that one of these folds was, or may have been, trained on."""
+        """Return the rows of `folds_table` that one of these folds was, or may have been, trained on.
+
+        Of a released model only their isic_id is known.
+        """
+        if self.released:
+            return read_table(self.folder / PIXELS, ("isic_id",))[["isic_id"]]
         lesions = self.folds_table()
         config = self.config
         rows = [training_pool(lesions, fold, config.sampling, config.data.seed) for fold in folds]

@@ -100,6 +100,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
                 "or the whole command with --data-dir to begin it"
             )
     if run is not None:
+        run.check_unreleased()
         changed = {"fold": folds_meant(run), "run_dir": run.folder, "resume": False, "distributed": DistributedConfig()}
         base = fields.replace(run.config, changed)
     else:

@@ -11,10 +11,11 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import STDOUT, is_stream
 from jaxlesion.core.outputs import check_file
 from jaxlesion.data.open import read_from
+from jaxlesion.runs.released import SUMS
 from jaxlesion.runs.store import Run
 
 OUTPUTS = ("out", "json", "submission", "run_dir")  # all other options that are paths are read
-RUN = ("config.json", "manifest.json", "folds.csv", "pixels.csv", "oof.csv", "calibration.json", "lock")
+RUN = ("config.json", "manifest.json", "folds.csv", "pixels.csv", "oof.csv", "calibration.json", "lock", SUMS)
 
 
 def check_outputs(outputs: Mapping[str, Path | None], config: Any) -> bool:

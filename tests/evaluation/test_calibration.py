@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from experiments.calibration_check import WORLDS, by_temperature, simulate
 from jaxlesion.evaluation.calibration import (
+    AllRowsCalibration,
     Calibration,
     FoldCalibration,
     calibrate,
@@ -277,6 +278,8 @@ def test_what_is_stored_is_read_back(columns):
         {"folds": []},
         {"folds": [{"fold": 0}]},
         {"folds": 3},
+        {"all_rows": {"model": "fold_none/9"}},
+        {"all_rows": {"model": "fold_none/9", "negatives": 9, "negatives_kept": 3, "offset": float("nan")}},
         {"folds": [{"offset": float("inf")}]},
         {"folds": [{"pace": 1}]},
         {"folds": [{"a": None}]},
@@ -289,6 +292,22 @@ def test_a_damaged_file_is_named(columns, change):
         change = {"folds": [stored["folds"][0] | change["folds"][0]]}
     refused(lambda: from_dict(stored | change, "there/calibration.json"), "there/calibration.json", "damaged")
     refused(lambda: from_dict([], "there/calibration.json"), "damaged")
+
+
+def test_one_of_before_the_model_of_all_rows_is_read(columns):
+    found = fit(*columns, MODELS, NEGATIVES, 1.0)
+    stored = dataclasses.asdict(found)
+    assert stored.pop("all_rows") is None
+    assert from_dict(stored, "c.json") == found
+
+
+def test_the_model_of_all_rows_has_the_line_of_the_folds_and_its_own_prior(columns):
+    found = fit(*columns, MODELS, NEGATIVES, 1.0)
+    one = dataclasses.replace(found, all_rows=AllRowsCalibration("fold_none/9", 100, 25, prior_offset(25, 100)))
+    expected = calibrate([0.2, 0.7], np.log(0.25), found.a, found.b)
+    np.testing.assert_allclose(one.new_rows(np.array([[0.2], [0.7]]), ["fold_none/9"]), expected, rtol=1e-12)
+    assert from_dict(json.loads(json.dumps(dataclasses.asdict(one))), "c.json") == one
+    refused(lambda: found.new_rows(np.array([[0.2]]), ["fold_none/9"]), "fold_none/9", "train --resume")
 
 
 def test_a_fold_that_is_not_calibrated(columns):

@@ -34,11 +34,9 @@ def alone(tmp_path_factory, tiny_command):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, tiny_run):
+def both(tiny_all_rows):
     """The tiny run with folds 0 and 1, and then the model of all rows."""
-    folder = shutil.copytree(tiny_run, tmp_path_factory.mktemp("both") / "run")
-    train.main(["--run-dir", str(folder), "--fold", "none"])
-    return folder
+    return tiny_all_rows
 
 
 def one_line(capsys, program, *argv) -> str:

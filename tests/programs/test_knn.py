@@ -149,7 +149,7 @@ def test_the_command_writes_tables_that_evaluate_agrees_with(demo, tmp_path, cap
         ("--data-dir DEMO --k 0 5", "--k must be at least 1, not 0 5"),
         ("--data-dir DEMO --k", "--k must be at least 1, not nothing"),
         ("--data-dir DEMO --k 500 --features pixels", "500 neighbours are wanted of 96 rows"),
-        ("--data-dir DEMO --fold 7", "--fold must be all, or 0 to 4"),
+        ("--data-dir DEMO --fold 7", "--fold 7: the folds are 0 to 4, or all"),
         ("--data-dir DEMO --bootstrap -1", "--bootstrap is a number of draws"),
         (
             "--data-dir DEMO --features pixels --out DEMO/train-metadata.csv",

@@ -176,7 +176,7 @@ GROUPS = {
         ),
         Case(
             *("A fold that there is not", nothing, train.main, (*TRAIN, "--fold", "2")),
-            "--fold must be all, none, or 0 to 1, not (2,)",
+            "--fold 2: the folds are 0 to 1, or all",
             "Folds count from 0; `--fold all` trains every one.",
         ),
     ],
