@@ -10,6 +10,7 @@ finished network. Give the same command again to resume. Hardware: on two cores 
 size and fold at 128 px.
 """
 
+import io
 import statistics
 import time
 from dataclasses import dataclass
@@ -190,8 +191,10 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
                 axis.plot(x, [0.02] * len(x), "|", ms=12, transform=at, label=f"{title}, untrained")
         axis.set(xlim=(0, None), xlabel="milliseconds an image", ylabel=label)
         axis.legend()
-    figure.savefig(path, dpi=150)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=150)
     plt.close(figure)
+    write_atomic(path, image.getvalue())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from jaxlesion.core.ranges import (
     out_of_range,
 )
 
-Recipe = Literal["none", "light", "full"]
+Recipe = Literal["none", "light", "full", "strong"]
 Preset = Literal["default", "paper", "baseline", "demo"]
 MAX_FOLDS = 127  # a fold is an int8
 ALL_ROWS = MAX_FOLDS  # the fold of no row: its model is trained on all of them
@@ -41,11 +41,41 @@ class RecipeSpec:
     contrast: float = 0.0
     scale: float = 0.0
     shift: float = 0.0
+    often: float = 1.0
+    """Chance of each of the following, in an image."""
+    distort: float = 0.0
+    """Change of the widths and heights of a grid of 5 x 5 cells."""
+    saturation: float = 0.0
+    hue: float = 0.0
+    """Of the whole circle."""
+    blur: float = 0.0
+    """Largest standard deviation, in pixels of the resized image, up to 1."""
+    noise: float = 0.0
+    """Largest standard deviation, of the range of levels."""
+    erase: float = 0.0
+    """Largest area of a rectangle that gets one random colour."""
 
 
 LIGHT = RecipeSpec(flips=True, rot90=True, rotate=30.0, brightness=0.2, contrast=0.2)
 RECIPES: Mapping[str, RecipeSpec] = types.MappingProxyType(
-    {"none": RecipeSpec(), "light": LIGHT, "full": dataclasses.replace(LIGHT, scale=0.1, shift=0.1)}
+    {
+        "none": RecipeSpec(),
+        "light": LIGHT,
+        "full": dataclasses.replace(LIGHT, scale=0.1, shift=0.1),
+        "strong": dataclasses.replace(
+            LIGHT,
+            rotate=45.0,
+            scale=0.2,
+            shift=0.1,
+            often=0.5,
+            distort=0.3,
+            saturation=0.3,
+            hue=0.03,
+            blur=1.0,
+            noise=0.04,
+            erase=0.15,
+        ),
+    }
 )
 
 
@@ -126,7 +156,8 @@ class AugmentConfig:
     """Augmentation of the training images."""
 
     recipe: Recipe = "light"
-    """none: resize only; light: flips, quarter turns, rotation, brightness, contrast; full: light + scale and shift."""
+    """none: resize only; light: flips, quarter turns, rotation, brightness, contrast; full: light + scale and shift;
+    strong: full with wider ranges + grid distortion, saturation, hue, blur, noise, erasing, each in half of them."""
     backend: Literal["jax", "albumentations"] = "jax"
     """jax: inside the jitted step; albumentations: on the host, through tf.data, as the paper did."""
     mixup: Annotated[float, FROM_0_FINITE] = 0.0

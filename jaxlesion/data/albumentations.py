@@ -43,6 +43,18 @@ def compose(spec: RecipeSpec):
         ]
     if spec.brightness or spec.contrast:
         steps += [A.RandomBrightnessContrast(brightness_limit=spec.brightness, contrast_limit=spec.contrast, p=1.0)]
+    often = spec.often
+    if spec.distort:
+        steps += [A.GridDistortion(5, spec.distort, border_mode=cv2.BORDER_REFLECT_101, p=often)]
+    if spec.blur:
+        steps += [A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, spec.blur), p=often)]
+    if spec.saturation or spec.hue:
+        still = {"brightness": (1, 1), "contrast": (1, 1)}
+        steps += [A.ColorJitter(**still, saturation=spec.saturation, hue=spec.hue, p=often)]
+    if spec.noise:
+        steps += [A.GaussNoise(std_range=(0, spec.noise), p=often)]
+    if spec.erase:
+        steps += [A.Erasing(scale=(0.02, spec.erase), ratio=(0.5, 2), fill="random_uniform", p=often)]
     return A.Compose(steps) if steps else None
 
 

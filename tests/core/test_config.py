@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlesion.core.config import ALL_ROWS, RECIPES, Preset, Recipe, TrainConfig, check, identity
+from jaxlesion.core.config import ALL_ROWS, RECIPES, Preset, Recipe, RecipeSpec, TrainConfig, check, identity
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.fields import from_dict, lookup, replace, to_dict
 from jaxlesion.core.presets import PRESETS, preset
@@ -77,9 +77,11 @@ def test_names_that_stand_in_two_places_are_the_same():
 
 
 def test_recipes_only_ever_add():
-    none, light, full = (dataclasses.asdict(RECIPES[name]) for name in ("none", "light", "full"))
-    assert not any(none.values())
+    none, light, full, strong = (dataclasses.asdict(RECIPES[name]) for name in ("none", "light", "full", "strong"))
+    assert RECIPES["none"] == RecipeSpec()
+    assert not any(value for name, value in none.items() if name != "often")
     assert light == full | {"scale": 0.0, "shift": 0.0}
+    assert all(strong[name] >= value for name, value in full.items() if name != "often")
 
 
 def altered(name: str, value: object) -> dict:

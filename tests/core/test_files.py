@@ -113,6 +113,7 @@ ELSEWHERE = {  # functions that write without `write_atomic`, and why no half-wr
     "jaxlesion/model/port.py write_safetensors": "safetensors' save, into memory",
     "jaxlesion/reporting/plots.py png": MEMORY,
     "experiments/augmentation_sheet.py draw_sheet": MEMORY,
+    "experiments/frontier.py draw": MEMORY,
 }
 SCRATCH = {  # these write only temporary files, in a fresh folder each time
     "port_parity.py",

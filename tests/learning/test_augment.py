@@ -29,8 +29,13 @@ ALONE = {
     "shift": RecipeSpec(shift=0.1),
     "brightness": RecipeSpec(brightness=0.2),
     "contrast": RecipeSpec(contrast=0.2),
+    "distort": RecipeSpec(distort=0.3),
+    "saturation": RecipeSpec(saturation=0.3),
+    "blur": RecipeSpec(blur=1.0),
+    "noise": RecipeSpec(noise=0.04),
+    "erase": RecipeSpec(erase=0.15),
 }
-WHOLE = {"light": RECIPES["light"], "full": RECIPES["full"]}
+WHOLE = {name: RECIPES[name] for name in ("light", "full", "strong")}
 GEOMETRY = dataclasses.replace(RECIPES["full"], brightness=0.0, contrast=0.0)
 jitted = jax.jit(augment, static_argnums=(1, 2))
 applied = jax.jit(transform)
@@ -250,11 +255,16 @@ def test_quarter_turns_need_square_images():
         augment(jnp.zeros((1, 30, 45, 3), jnp.uint8), RECIPES["light"], 0, 0, jnp.arange(1))
 
 
+@pytest.fixture(scope="module", params=["full", "strong"])
+def recipe(request):
+    return RECIPES[request.param]
+
+
 @pytest.fixture(scope="module")
-def batch():
+def batch(recipe):
     images = np.random.default_rng(0).integers(0, 256, (12, SIZE, SIZE, 3), dtype=np.uint8)
     rows = np.random.default_rng(1).permutation(400_000)[:12].astype(np.int32)
-    return images, rows, np.asarray(jitted(images, RECIPES["full"], 7, 3, rows))
+    return images, rows, np.asarray(jitted(images, recipe, 7, 3, rows))
 
 
 def test_type_and_shape_are_kept(batch):
@@ -263,26 +273,26 @@ def test_type_and_shape_are_kept(batch):
 
 
 @pytest.mark.parametrize("size", [1, 7])
-def test_the_same_pixels_in_any_order_and_batch(batch, size):
+def test_the_same_pixels_in_any_order_and_batch(batch, size, recipe):
     images, rows, result = batch
     order = np.random.default_rng(size).permutation(12)[:size]
-    np.testing.assert_array_equal(jitted(images[order], RECIPES["full"], 7, 3, rows[order]), result[order])
+    np.testing.assert_array_equal(jitted(images[order], recipe, 7, 3, rows[order]), result[order])
 
 
-def test_the_same_pixels_on_two_devices(batch):
+def test_the_same_pixels_on_two_devices(batch, recipe):
     images, rows, result = batch
     mesh = data_mesh(12)
     assert mesh.size == 2
     split = shard_batch(mesh)({"image": images, "row": rows})
-    call = jitted.lower(split["image"], RECIPES["full"], 7, jnp.int32(3), split["row"]).compile()
+    call = jitted.lower(split["image"], recipe, 7, jnp.int32(3), split["row"]).compile()
     assert "all-gather" not in call.as_text()  # each device works on its own images
     assert "all-reduce" not in call.as_text()
     np.testing.assert_array_equal(call(split["image"], jnp.int32(3), split["row"]), result)
 
 
-def test_a_new_epoch_does_not_compile_anew(batch):
+def test_a_new_epoch_does_not_compile_anew(batch, recipe):
     images, rows, _ = batch
-    counted = jax.jit(functools.partial(augment, spec=RECIPES["full"], seed=7))
+    counted = jax.jit(functools.partial(augment, spec=recipe, seed=7))
     results = [counted(images, epoch=jnp.int32(epoch), rows=rows) for epoch in range(3)]
     assert counted._cache_size() == 1
     assert not (results[0] == results[1]).all()
