@@ -11,6 +11,19 @@ PRESETS: Mapping[Preset, dict[str, Any]] = types.MappingProxyType(
     {
         "default": {},
         "paper": {"augment.backend": "albumentations"},
+        "best": {
+            "epochs": 5,
+            "data.image_size": 128,
+            "folds.stratify": True,
+            "sampling.negatives_kept": None,
+            "sampling.negatives_per_positive": 10.0,
+            "sampling.redraw": True,
+            "augment.recipe": "full",
+            "model.dropout": 0.2,
+            "model.drop_path": 0.1,
+            "optim.learning_rate": 3e-4,
+            "optim.ema": 0.99,
+        },
         "baseline": {
             "epochs": 1,
             "data.max_records": 50_000,
