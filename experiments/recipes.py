@@ -95,6 +95,7 @@ CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
             "--epochs 14 --sampling.negatives-per-positive 3 --sampling.redraw",
         ),
         "full": Candidate("scale and shift", "--epochs 5 --augment.recipe full"),
+        "strong": Candidate("distortion, blur, colour, noise, erasing too", "--epochs 5 --augment.recipe strong"),
         "mixup": Candidate("mixup", "--epochs 5 --augment.mixup 0.2"),
         "cutmix": Candidate("CutMix", "--epochs 5 --augment.cutmix 1"),
         "smoothing": Candidate("label smoothing", "--epochs 5 --optim.label-smoothing 0.1"),
@@ -104,11 +105,16 @@ CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
         "rate": Candidate("three times the step size", "--epochs 5 --optim.learning-rate 3e-4"),
         "layers": Candidate("smaller steps in early layers", "--epochs 5 --optim.layer-decay 0.8"),
         "head": Candidate("classifier alone in the first epoch", "--epochs 5 --optim.head-epochs 1"),
+        "even": Candidate("as many positives in each batch", "--epochs 5 --sampling.even"),
+        "patients": Candidate("patients count alike", "--epochs 5 --sampling.weight-by patient_id"),
         "batch-16": Candidate("batches of 16", "--epochs 5 --data.batch-size 16"),
         "size-96": Candidate("96 px", "--epochs 5 --data.image-size 96"),
+        "antialias": Candidate("antialiased resizing", "--epochs 5 --data.antialias"),
         "size-160": Candidate("160 px", "--epochs 5 --data.image-size 160"),
         "size-224": Candidate("224 px", "--epochs 5 --data.image-size 224"),
         "views": Candidate("8 views at prediction", views=8, trained_as="paper"),
+        "best": Candidate("the preset `best`", preset="best"),
+        "best-views": Candidate("the preset `best`, 8 views at prediction", views=8, trained_as="best"),
     }
 )
 
@@ -166,13 +172,14 @@ def recipes(config: Recipes) -> Path:
 
 def training(config: Recipes, name: str, seed: int) -> TrainConfig:
     """Return the configuration of a candidate's run."""
-    candidate = CANDIDATES[CANDIDATES[name].trained_as or name]
+    name = CANDIDATES[name].trained_as or name
+    candidate = CANDIDATES[name]
     common = ["--preset", candidate.preset, "--data-dir", str(config.data_dir), "--weights", config.weights]
     common += ["--folds.stratify", "--data.image-size", str(config.image_size), "--data.seed", str(seed)]
     common += ["--sampling.negatives-per-positive", f"{config.negatives_per_positive:g}"]
     last = ["--augment.backend", config.backend] if config.backend else []
     parsed = parse_train([*common, *candidate.options.split(), *last, *(SHRUNK if config.shrink else ())])
-    folder = config.out / "runs" / f"{CANDIDATES[name].trained_as or name}-{config.image_size}-s{seed}"
+    folder = config.out / "runs" / f"{name}-{config.image_size}-s{seed}"
     return fields.replace(parsed, {"run_dir": folder, "fold": config.fold, "resume": True})
 
 

@@ -112,7 +112,7 @@ def test_unknown_key_in_the_file(name):
         ("epochs", None),
         ("resume", 1),
         ("weights", ["imagenet"]),
-        ("preset", "best"),
+        ("preset", "finest"),
         ("fold", 0),
         ("fold", "some"),
         ("fold", [0, "1"]),

@@ -191,7 +191,7 @@ def test_none_of_a_pair():
         (["--fold", "-1"], "--fold"),
         (["--fold", "5"], "--fold"),
         (["--fold", "0", "all"], "--fold"),
-        (["--preset", "best"], "--preset best"),
+        (["--preset", "finest"], "--preset finest"),
         (["--preset="], "--preset"),
         (["--preset"], "--preset"),
         (["--resume"], "--run-dir"),

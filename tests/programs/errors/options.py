@@ -91,8 +91,8 @@ GROUPS = {
             "Stay in the range.",
         ),
         Case(
-            *("A preset that does not exist", nothing, train.main, ("--preset", "best")),
-            "--preset best: choose from default, paper, baseline, demo",
+            *("A preset that does not exist", nothing, train.main, ("--preset", "finest")),
+            "--preset finest: choose from default, paper, best, baseline, demo",
             "Choose one of them.",
         ),
         Case(
