@@ -11,7 +11,7 @@ docs/recipes.md.
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from experiments.results import differences, environment, hash_of_ids, markdown, shown
 from jaxlesion.core import fields
@@ -32,6 +33,7 @@ from jaxlesion.data.open import open_dataset
 from jaxlesion.data.predictions import CALIBRATED, read_predictions
 from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation.bootstrap import RESAMPLES
+from jaxlesion.evaluation.calibration import logit
 from jaxlesion.evaluation.compare import compare
 from jaxlesion.evaluation.summary import POOLED, Estimate, EvalOptions, summarise
 from jaxlesion.inference.predictor import predict_out_of_fold
@@ -76,6 +78,7 @@ class Candidate:
         preset: that the options start from.
         views: of each image at prediction.
         trained_as: another candidate whose runs it predicts by.
+        over_seeds: makes one model of all seeds: the mean of their weights, or of their predictions.
     """
 
     change: str
@@ -83,6 +86,7 @@ class Candidate:
     preset: str = "paper"
     views: int = 1
     trained_as: str | None = None
+    over_seeds: Literal["weights", "predictions"] | None = None
 
 
 CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
@@ -96,6 +100,7 @@ CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
         ),
         "full": Candidate("scale and shift", "--epochs 5 --augment.recipe full"),
         "strong": Candidate("distortion, blur, colour, noise, erasing too", "--epochs 5 --augment.recipe strong"),
+        "crop": Candidate("random resized crops", "--epochs 5 --augment.crop 0.4"),
         "mixup": Candidate("mixup", "--epochs 5 --augment.mixup 0.2"),
         "cutmix": Candidate("CutMix", "--epochs 5 --augment.cutmix 1"),
         "smoothing": Candidate("label smoothing", "--epochs 5 --optim.label-smoothing 0.1"),
@@ -115,6 +120,12 @@ CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
         "views": Candidate("8 views at prediction", views=8, trained_as="paper"),
         "best": Candidate("the preset `best`", preset="best"),
         "best-views": Candidate("the preset `best`, 8 views at prediction", views=8, trained_as="best"),
+        "best-weights": Candidate(
+            "the same, mean of the seeds' weights", views=8, trained_as="best", over_seeds="weights"
+        ),
+        "best-seeds": Candidate(
+            "the same, mean of the seeds' predictions", views=8, trained_as="best", over_seeds="predictions"
+        ),
     }
 )
 
@@ -161,7 +172,7 @@ def recipes(config: Recipes) -> Path:
     say(plan(config, names))
     path = config.out / "recipes.md"
     for name in names:
-        tables = [predictions(config, name, seed) for seed in config.seeds]
+        tables = predictions(config, name)
         if name == FIRST:
             first = tables
         keep(config.out, line(config, name, stacked(tables), stacked(first)))
@@ -183,23 +194,41 @@ def training(config: Recipes, name: str, seed: int) -> TrainConfig:
     return fields.replace(parsed, {"run_dir": folder, "fold": config.fold, "resume": True})
 
 
-def predictions(config: Recipes, name: str, seed: int) -> pd.DataFrame:
-    """Return a candidate's out-of-fold Predictions, calibrated, training the folds that are missing."""
-    wanted = training(config, name, seed)
+def predictions(config: Recipes, name: str) -> list[pd.DataFrame]:
+    """Return a candidate's out-of-fold Predictions of each seed, calibrated, training the folds that are missing.
+
+    What is made of all seeds together stands there once for each.
+    """
+    runs = [trained(training(config, name, seed)) for seed in config.seeds]
+    views, over_seeds = CANDIDATES[name].views, CANDIDATES[name].over_seeds
+    if over_seeds == "weights":
+        tables = [of_views(runs[0], views, runs[1:])]
+    elif views > 1:
+        tables = [of_views(run, views) for run in runs]
+    else:
+        tables = [read_predictions(run.folder / "oof.csv") for run in runs]
+    tables = [table[table["fold"].isin(config.fold)].reset_index(drop=True) for table in tables]
+    if over_seeds == "predictions":
+        mean = np.mean([logit(table["prediction"]) for table in tables], 0)
+        tables = [tables[0].assign(prediction=special.expit(mean))]
+    calibrated = []
+    for table, run in zip(tables, runs, strict=False):
+        fitted = run.fit_calibration(table)  # on these folds, whatever others there are
+        calibrated.append(table.assign(**{CALIBRATED: fitted.out_of_fold(table["prediction"], table["fold"])}))
+    return calibrated * (len(runs) // len(calibrated))
+
+
+def trained(wanted: TrainConfig) -> Run:
+    """Return a run with its folds finished, and count what it takes."""
     with core_seconds(wanted.run_dir, finished(wanted)):
-        run = train(wanted)
-    views = CANDIDATES[name].views
-    table = read_predictions(run.folder / "oof.csv") if views == 1 else of_views(run, views)
-    table = table[table["fold"].isin(config.fold)].reset_index(drop=True)
-    fitted = run.fit_calibration(table)  # on these folds, whatever others there are
-    return table.assign(**{CALIBRATED: fitted.out_of_fold(table["prediction"], table["fold"])})
+        return train(wanted)
 
 
-def of_views(run: Run, views: int) -> pd.DataFrame:
-    """Return the out-of-fold Predictions of several views of each image."""
+def of_views(run: Run, views: int, others: Sequence[Run] = ()) -> pd.DataFrame:
+    """Return the out-of-fold Predictions of several views of each image, by the mean of all runs' weights."""
     dataset, lesions = run.open_data()
     batches = open_batches(run.config.data, lesions, dataset, fingerprint(dataset)["images"])
-    return predict_out_of_fold(run, lesions, batches, "last", ProgressBar, views)
+    return predict_out_of_fold(run, lesions, batches, "last", ProgressBar, views, others)
 
 
 def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:

@@ -41,6 +41,8 @@ class RecipeSpec:
     contrast: float = 0.0
     scale: float = 0.0
     shift: float = 0.0
+    crop: float = 0.0
+    """Largest share of the area that is cut off before the rest is enlarged."""
     often: float = 1.0
     """Chance of each of the following, in an image."""
     distort: float = 0.0
@@ -160,11 +162,18 @@ class AugmentConfig:
     strong: full with wider ranges + grid distortion, saturation, hue, blur, noise, erasing, each in half of them."""
     backend: Literal["jax", "albumentations"] = "jax"
     """jax: inside the jitted step; albumentations: on the host, through tf.data, as the paper did."""
+    crop: Annotated[float, BELOW_1] = 0.0
+    """Before the recipe, cut off up to this share of the area and enlarge the rest, of sides up to 4 to 3."""
     mixup: Annotated[float, FROM_0_FINITE] = 0.0
     """Mix each image and label with another's, by a share drawn from Beta(a, a) (Zhang et al. 2018); 0: not at all."""
     cutmix: Annotated[float, FROM_0_FINITE] = 0.0
     """Paste a rectangle of another image, its area from Beta(a, a) too (Yun et al. 2019). With --augment.mixup as well,
     each batch has one of the two."""
+
+    @property
+    def spec(self) -> RecipeSpec:
+        """The recipe with the crop."""
+        return dataclasses.replace(RECIPES[self.recipe], crop=self.crop)
 
 
 @dataclass(frozen=True)

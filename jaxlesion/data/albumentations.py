@@ -15,7 +15,7 @@ from jaxlesion.core.config import RecipeSpec
 Augment = Callable[[np.ndarray, int, int], np.ndarray]
 
 
-def compose(spec: RecipeSpec):
+def compose(spec: RecipeSpec, height: int, width: int):
     """Build the Albumentations `Compose` of a recipe, on uint8 [h, w, 3]; None when it leaves images as they are.
 
     Rotation, scale and shift are one affine map, so that a pixel is interpolated once. Uncovered
@@ -26,6 +26,8 @@ def compose(spec: RecipeSpec):
     import cv2
 
     steps = []
+    if spec.crop:
+        steps += [A.RandomResizedCrop((height, width), scale=(1 - spec.crop, 1), ratio=(3 / 4, 4 / 3), p=1.0)]
     if spec.flips:
         steps += [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
     if spec.rot90:
@@ -61,6 +63,8 @@ def compose(spec: RecipeSpec):
 def augmenter(spec: RecipeSpec, seed: int) -> Augment:
     """Return a function (image uint8 [h, w, 3], epoch, row) -> image, safe to call from many threads.
 
+    All images have the size of the first.
+
     One `Compose` per thread: a shared one races on its random state and gives wrong pixels. Its
     transforms share one stream: `set_random_seed` would give each the same numbers, so that both
     flips happen or none.
@@ -69,7 +73,7 @@ def augmenter(spec: RecipeSpec, seed: int) -> Augment:
 
     def augment(image: np.ndarray, epoch: int, row: int) -> np.ndarray:
         if not hasattr(local, "compose"):
-            local.compose = compose(spec)
+            local.compose = compose(spec, *image.shape[:2])
         if local.compose is None:
             return image
         words = np.random.SeedSequence((seed, epoch, row))

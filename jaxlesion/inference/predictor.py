@@ -103,17 +103,39 @@ def data_config(run: Run, batch_size: int | None) -> DataConfig:
 
 
 def predict_out_of_fold(
-    run: Run, lesions: pd.DataFrame, batches: Batches, which: Which, progress: type[Meter] = Meter, views: int = 1
+    run: Run,
+    lesions: pd.DataFrame,
+    batches: Batches,
+    which: Which,
+    progress: type[Meter] = Meter,
+    views: int = 1,
+    others: Sequence[Run] = (),
 ) -> pd.DataFrame:
-    """Predict each finished fold's held-out rows by that fold; return the Predictions table."""
+    """Predict each finished fold's held-out rows by that fold; return the Predictions table.
+
+    Args:
+        run: with at least one finished fold.
+        lesions: of the run, with folds.
+        batches: of the lesions.
+        which: checkpoint of each fold.
+        progress: makes the meters.
+        views: of each image, see `make_predict_step`.
+        others: runs of other seeds on the same folds, whose weights are averaged with this one's.
+    """
     step, mesh = _ready(run, batches, views)
     tables = []
     for fold in finished_folds(run):
-        variables, at = restore_variables(run, fold, which, mesh)
+        restored = [restore_variables(one, fold, which, mesh) for one in (run, *others)]
+        variables, at = average([variables for variables, _ in restored]), restored[0][1]
         rows = np.flatnonzero(lesions["fold"].to_numpy() == fold)
         prediction = predict_rows(step, variables, batches, rows, mesh, f"fold {fold}: predicting", progress)
         tables.append(predictions_table(lesions.iloc[rows], prediction, model_name(fold, at) + _of_views(views), fold))
     return concatenate(tables)
+
+
+def average(members: Sequence[Variables]) -> Variables:
+    """Average the weights of networks that were trained from the same ones (Wortsman et al. 2022, "Model soups")."""
+    return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *members)
 
 
 class Ensemble:

@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxlesion.core.config import RecipeSpec
-from jaxlesion.learning import photometric
+from jaxlesion.learning import grid, photometric
+from jaxlesion.learning.grid import reflect
 
 POINT = 16  # bits after the binary point of matrix, gain and lift; positions fit int32 up to about 8,000 pixels
 WEIGHT = 11  # bits of an interpolation weight; a product of two and a level fits int32
-CELLS = 5  # of the distorted grid, along each axis
 
 
 class Draw(NamedTuple):
@@ -57,9 +56,11 @@ def augment(images: jax.Array, spec: RecipeSpec, seed: int, epoch: jax.Array | i
 
     def one(image: jax.Array, row: jax.Array) -> jax.Array:
         own = jax.random.fold_in(key, row)
+        if spec.crop:
+            image = grid.crop(image, grid.draw_crop(jax.random.fold_in(own, 4), spec, height, width))
         image = transform(image, draw(own, spec, height, width))
         if spec.distort:
-            image = distort(image, *draw_grid(jax.random.fold_in(own, 1), spec))
+            image = grid.distort(image, *grid.draw_grid(jax.random.fold_in(own, 1), spec))
         drawn = photometric.draw(jax.random.fold_in(own, 2), spec, height, width)
         return photometric.change(image, drawn, spec, jax.random.fold_in(own, 3))
 
@@ -94,10 +95,10 @@ def transform(image: jax.Array, drawn: Draw) -> jax.Array:
     right, down = (_fraction(position)[..., None] for position in (x, y))
     left, up = (1 << WEIGHT) - right, (1 << WEIGHT) - down
     x, y = x >> POINT + 1, y >> POINT + 1
-    columns = _reflect(x, width), _reflect(x + 1, width)
+    columns = reflect(x, width), reflect(x + 1, width)
 
     def between(row: jax.Array) -> jax.Array:
-        row = _reflect(row, height)
+        row = reflect(row, height)
         a, b = (image.at[row, column].get(mode="promise_in_bounds").astype(jnp.int32) for column in columns)
         return a * left + b * right
 
@@ -105,46 +106,6 @@ def transform(image: jax.Array, drawn: Draw) -> jax.Array:
     level = (level + (1 << 2 * WEIGHT - 1)) >> 2 * WEIGHT
     level = (level * _fixed(drawn.gain) + _fixed(drawn.lift)) >> POINT
     return jnp.clip(level, 0, 255).astype(jnp.uint8)
-
-
-def draw_grid(key: jax.Array, spec: RecipeSpec) -> tuple[jax.Array, jax.Array]:
-    """Draw the sizes of the grid's cells along x and y, each [CELLS + 1] around 1; the last is of what is left over."""
-    some = jax.random.uniform(jax.random.fold_in(key, 0)) < spec.often
-    steps = 1 + spec.distort * jax.random.uniform(key, (2, CELLS + 1), minval=-1.0, maxval=1.0)
-    x, y = jnp.where(some, steps, 0)
-    return x, y
-
-
-def distort(image: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Stretch and squeeze the columns and rows of an image, uint8 [h, w, 3], cell by cell; sizes of 0 leave it.
-
-    The map of each axis is that of Albumentations' `GridDistortion`: linear within a cell, from border to border.
-    """
-    of_rows, of_columns = (_cells(size, steps) for size, steps in zip(image.shape[:2], (y, x), strict=True))
-    level = photometric.resample(jnp.moveaxis(image, -1, 0).astype(jnp.int32), of_rows, of_columns)
-    return jnp.moveaxis(level, 0, -1).astype(jnp.uint8)
-
-
-def _cells(size: int, steps: jax.Array) -> jax.Array:
-    """Return the weight of each pixel along an axis, int32 [size, size], in each pixel of the distorted image."""
-    at = jnp.where(steps[0] > 0, _stretched(size, steps), np.arange(size))
-    at = jnp.round(at * (1 << WEIGHT)).astype(jnp.int32)
-    whole, part = (at >> WEIGHT)[:, None], (at & ((1 << WEIGHT) - 1))[:, None]
-    pixel = jnp.arange(size)[None, :]
-    first, second = (pixel == _reflect(whole + n, size) for n in (0, 1))
-    return first * ((1 << WEIGHT) - part) + second * part
-
-
-def _stretched(size: int, steps: jax.Array) -> jax.Array:
-    """Return the source [size] of each pixel along an axis of cells of these relative sizes."""
-    cell = size // CELLS
-    left = size - CELLS * cell
-    steps = steps.at[CELLS].multiply(left / cell)
-    steps = steps * (size / cell / jnp.maximum(steps.sum(), 1e-6))
-    begin = cell * (jnp.cumsum(steps) - steps)
-    number, inside = np.divmod(np.arange(size), cell)
-    count = np.where(number < CELLS, cell, left)
-    return begin[number] + steps[number] * cell * (inside / np.maximum(count - 1, 1))
 
 
 def _source(drawn: Draw, height: int, width: int) -> tuple[jax.Array, jax.Array]:
@@ -169,8 +130,3 @@ def _fixed(value: jax.Array) -> jax.Array:
 
 def _fraction(position: jax.Array) -> jax.Array:
     return (position >> POINT + 1 - WEIGHT) & ((1 << WEIGHT) - 1)
-
-
-def _reflect(index: jax.Array, size: int) -> jax.Array:
-    """Reflect indices up to a whole size outside about the outermost pixels (OpenCV's BORDER_REFLECT_101)."""
-    return jnp.clip(size - 1 - jnp.abs(size - 1 - jnp.abs(index)), 0, size - 1)

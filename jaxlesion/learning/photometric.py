@@ -4,7 +4,6 @@ The same transforms as in `jaxlesion.data.albumentations`. Parameters are floats
 integers: see `augment`.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlesion.core.config import RecipeSpec
+from jaxlesion.learning.grid import TAP, resample
 
 POINT = 16  # bits after the binary point of a factor
-TAP = 11  # bits of a weight of the blur's kernel; two of them and a level fit int32
 REACH = 3  # pixels to each side that the blur looks at: 3.5 standard deviations of at most 1 pixel
 BYTES_SD = (4 * (256**2 - 1) / 12) ** 0.5  # of the sum of four bytes
 LEAST_ERASED, LEAST_BLUR = 0.02, 0.1  # the kernel of the latter is a single pixel
@@ -122,27 +121,6 @@ def _neighbours(size: int) -> np.ndarray:
     at = np.abs(np.arange(size) + np.arange(-REACH, REACH + 1)[:, None])
     at = size - 1 - np.abs(size - 1 - at)
     return (at[..., None] == np.arange(size)).astype(np.int32)
-
-
-def resample(level: jax.Array, of_rows: jax.Array, of_columns: jax.Array) -> jax.Array:
-    """Make each row, then each column of an image a weighted mean of others.
-
-    A matrix product is far faster than a gather. In float32 it is exact: all its sums are whole numbers below 2**24.
-
-    Args:
-        level: int32 [3, h, w], 0 to 255.
-        of_rows: int32 [h, h], the weights of each new row; they add up to 2**TAP.
-        of_columns: int32 [w, w], likewise.
-
-    Returns:
-        int32 [3, h, w].
-    """
-    exact = partial(jnp.einsum, precision="highest", preferred_element_type=jnp.float32)
-    kept = 24 - 8 - TAP  # bits below the point that the second sum has room for
-    rows = exact("ij,cjw->ciw", of_rows.astype(jnp.float32), level.astype(jnp.float32)).astype(jnp.int32)
-    rows = rows + (1 << TAP - kept - 1) >> TAP - kept
-    both = exact("kw,ciw->cik", of_columns.astype(jnp.float32), rows.astype(jnp.float32)).astype(jnp.int32)
-    return both + (1 << TAP + kept - 1) >> TAP + kept
 
 
 def _noise(key: jax.Array, shape: tuple[int, ...], sd: jax.Array) -> jax.Array:

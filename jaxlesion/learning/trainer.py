@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxlesion.core.config import RECIPES, RecipeSpec, TrainConfig, fold_name
+from jaxlesion.core.config import RecipeSpec, TrainConfig, fold_name
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import SILENT, Hooks, Meter
 from jaxlesion.learning.checkpoint import Checkpoints
@@ -125,12 +125,12 @@ class Training:
     def host_recipe(self) -> RecipeSpec | None:
         """The recipe that Albumentations applies on the host; None where the step augments."""
         augment = self.config.augment
-        return RECIPES[augment.recipe] if augment.backend == "albumentations" else None
+        return augment.spec if augment.backend == "albumentations" else None
 
     @cached_property
     def train_step(self) -> Any:
         config = self.config
-        recipe = RECIPES[config.augment.recipe] if self.host_recipe is None else RecipeSpec()
+        recipe = config.augment.spec if self.host_recipe is None else RecipeSpec()
         optimiser = make_optimiser(config.optim)
         seed = config.data.seed
         mixing = Mixing(config.augment.mixup, config.augment.cutmix)
@@ -225,7 +225,7 @@ def choose_feed(training: Training, state: TrainState) -> Feed:
     Of several processes each reads its share of the images, and its devices hold all.
     """
     config, mesh, rows = training.config, training.mesh, training.rows
-    if config.model.freeze and config.augment.recipe == "none":
+    if config.model.freeze and config.augment.spec == RecipeSpec():
         both = np.union1d(rows.pool, rows.validation)
         title = training.title("features of the frozen backbone")
         features = _predict(training, state, both, title, make_feature_step(training.model))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxlesion.core.config import RECIPES
+from jaxlesion.core.config import RecipeSpec
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.batches import Batches, open_batches
 from jaxlesion.evaluation.clinic import (
@@ -172,9 +172,9 @@ def _known(value: float) -> float | None:
 
 def draw_augmentation(source: Source, pictures: Pictures) -> None:
     """Draw some malignant lesions, spread over the table, each with its first augmentations by the run's recipe."""
-    run, spec = source.run, RECIPES[source.run.config.augment.recipe]
+    run, spec = source.run, source.run.config.augment.spec
     malignant = np.flatnonzero(source.lesions["target"] == 1)
-    if run.config.augment.recipe == "none" or not len(malignant):
+    if spec == RecipeSpec() or not len(malignant):
         why = "The run trained on images as they are." if len(malignant) else "There is no malignant lesion."
         pictures.missing["augmentation"] = why
         return

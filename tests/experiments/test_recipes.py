@@ -1,7 +1,9 @@
 """The comparison of recipes: what it trains, keeps and writes."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -63,6 +65,21 @@ def test_candidates_are_commands_that_training_takes(demo, tmp_path):
         wanted = recipes.training(config, name, 3)
         assert (wanted.data.seed, wanted.folds.stratify, wanted.folds.seed) == (3, True, 0)
     assert recipes.training(config, "views", 0) == recipes.training(config, "paper", 0)
+
+
+def test_one_model_of_two_equal_seeds_is_that_model(made, monkeypatch):
+    config, *_ = made
+    training = recipes.training
+    monkeypatch.setattr(recipes, "training", lambda config, name, seed: training(config, name, 0))
+    twice = dataclasses.replace(config, seeds=(0, 1))
+    plain = recipes.predictions(config, "views")[0]
+    for over_seeds in ("weights", "predictions"):
+        candidate = dataclasses.replace(recipes.CANDIDATES["views"], over_seeds=over_seeds)
+        monkeypatch.setattr(recipes, "CANDIDATES", recipes.CANDIDATES | {"both": candidate})
+        tables = recipes.predictions(twice, "both")
+        assert len(tables) == 2
+        for table in tables:
+            np.testing.assert_allclose(table["prediction"], plain["prediction"], rtol=1e-5)
 
 
 def test_wrong_names_and_a_single_fold_are_refused(demo, tmp_path):

@@ -29,6 +29,7 @@ ALONE = {
     "shift": RecipeSpec(shift=0.1),
     "brightness": RecipeSpec(brightness=0.2),
     "contrast": RecipeSpec(contrast=0.2),
+    "crop": RecipeSpec(crop=0.4),
     "distort": RecipeSpec(distort=0.3),
     "saturation": RecipeSpec(saturation=0.3),
     "blur": RecipeSpec(blur=1.0),

@@ -1,10 +1,9 @@
-"""Colour, blur, noise, erasing and the distorted grid match Albumentations for the same parameters.
+"""Blur, colour, noise and erasing match Albumentations for the same parameters.
 
 Bounds as in test_augment: 4.5 standard errors of seeded draws, or one level where a level may be cut to either side.
 """
 
 import albumentations as A
-import albumentations.augmentations.geometric.functional as geometric
 import albumentations.augmentations.pixel.functional as pixel
 import cv2
 import jax
@@ -14,7 +13,7 @@ import pytest
 
 from jaxlesion.core.config import RecipeSpec
 from jaxlesion.data.albumentations import augmenter
-from jaxlesion.learning import augment, photometric
+from jaxlesion.learning import grid, photometric
 
 DRAWS, ERRORS = 2000, 4.5
 ALL = RecipeSpec(distort=0.3, saturation=0.3, hue=0.03, blur=1.0, noise=0.04, erase=0.15)
@@ -123,26 +122,5 @@ def test_each_kind_is_made_as_often_as_the_recipe_says_and_alone():
     some = draws(RecipeSpec(often=0.3)).some.astype(float)
     assert np.abs(some.mean(0) - 0.3).max() < ERRORS * np.sqrt(0.21 / DRAWS)
     assert np.abs(np.corrcoef(some.T) - np.eye(4)).max() < ERRORS / np.sqrt(DRAWS)
-    grids = [
-        (augment.draw_grid(jax.random.key(n), RecipeSpec(distort=0.3, often=0.3))[0] == 0).all() for n in range(200)
-    ]
+    grids = [(grid.draw_grid(jax.random.key(n), RecipeSpec(distort=0.3, often=0.3))[0] == 0).all() for n in range(200)]
     assert abs(np.mean(grids) - 0.7) < ERRORS * np.sqrt(0.21 / 200)
-
-
-@pytest.mark.parametrize("size", [33, 48, 65])
-def test_the_grid_is_albumentations(size):
-    rng = np.random.default_rng(size)
-    x, y = 1 + 0.3 * rng.uniform(-1, 1, (2, 6))
-    steps = geometric.normalize_grid_distortion_steps((size, size), 5, list(x), list(y))
-    map_x, map_y = geometric.generate_grid((size, size), steps["steps_x"], steps["steps_y"], 5)
-    np.testing.assert_allclose(augment._stretched(size, jnp.asarray(x)), map_x[0], atol=1e-3)
-    noise = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-    image = cv2.GaussianBlur(noise, (0, 0), 2.0)
-    theirs = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    ours = np.asarray(augment.distort(jnp.asarray(image), jnp.asarray(x), jnp.asarray(y))).astype(int)
-    assert np.abs(ours - theirs).max() <= 2  # OpenCV interpolates in steps of 1/32 pixel
-
-
-def test_cells_of_equal_size_move_less_than_a_pixel(image):
-    at = np.asarray(augment._stretched(60, jnp.ones(6)))
-    assert np.abs(at - np.arange(60)).max() <= 1
