@@ -72,7 +72,7 @@ def release(config: ReleaseConfig) -> Path:
     card = card_of(run, options, manifest, facts, config.bootstrap)
     model = config.out / "fold_none" / run.fold(ALL_ROWS).model.name
     model.parent.mkdir(parents=True, exist_ok=True)
-    half = as_half(read_safetensors(run.fold(ALL_ROWS).model))
+    half = as_half(first_output(read_safetensors(run.fold(ALL_ROWS).model)))
     write_safetensors(model, half, {STEP: str(run.fold(ALL_ROWS).model_step())})
     Run(config.out, options).write_pixels(trained_pixels(run))
     texts = {
@@ -119,7 +119,7 @@ def portable_config(config: TrainConfig) -> TrainConfig:
     """Return the configuration without what is of one machine: of files only the names stay, and no folder."""
     changes: dict[str, Any] = {"data_dir": None, "run_dir": None, "resume": False, "fold": "none", "data.table": None}
     changes |= {"weights": Path(config.weights).name, "distributed": DistributedConfig()}
-    changes |= {"checkpoint": CheckpointConfig()}
+    changes |= {"checkpoint": CheckpointConfig(), "model.auxiliary": ()}
     if config.folds.file is not None:
         changes["folds.file"] = Path(config.folds.file.name)
     return fields.replace(config, changes)
@@ -144,6 +144,11 @@ def trained_pixels(run: Run) -> dict[str, bytes]:
             "them by train --resume --fold none"
         )
     return {isic_id: known[isic_id] for isic_id in ids}
+
+
+def first_output(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the weights without auxiliary outputs, which predict nothing."""
+    return {name: value[:1] if name.startswith("classifier.") else value for name, value in state.items()}
 
 
 def as_half(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

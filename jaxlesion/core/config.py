@@ -26,6 +26,7 @@ from jaxlesion.core.ranges import (
 
 Recipe = Literal["none", "light", "full", "strong"]
 Preset = Literal["default", "paper", "best", "baseline", "demo"]
+MAX_GROUPS = 64  # outputs for each column of groups, whether it has so many or not
 MAX_FOLDS = 127  # a fold is an int8
 ALL_ROWS = MAX_FOLDS  # the fold of no row: its model is trained on all of them
 
@@ -188,6 +189,9 @@ class ModelConfig:
     """Dropout rate before the classifier."""
     drop_path: Annotated[float, BELOW_1] = 0.0
     """Stochastic depth: rate at the last block, rising linearly from 0."""
+    auxiliary: tuple[str, ...] = ()
+    """Columns of groups, such as iddx_2, that further outputs learn to tell apart in training; empty cells teach
+    nothing. Predictions are of the first output alone."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type that is computed in; auto: bfloat16 on GPU, float32 on CPU. Parameters and losses are float32."""
 
@@ -214,6 +218,8 @@ class OptimConfig:
     """Share e of each label that is spread evenly: 1 becomes 1 - e/2, and 0 becomes e/2 (Szegedy et al. 2016)."""
     pos_weight: Annotated[float, ABOVE_0_FINITE] = 1.0
     """Weight of the positives in the loss."""
+    auxiliary_weight: Annotated[float, ABOVE_0_FINITE] = 0.3
+    """Weight of the cross-entropy of each column of --model.auxiliary."""
     ema: Annotated[float | None, INSIDE_0_1] = None
     """Decay of an exponential moving average of parameters and statistics, which is then what predicts."""
 
@@ -300,6 +306,8 @@ def check(config: TrainConfig) -> None:
         raise InputError("--folds.stratify makes folds, and --folds.file gives them: leave one out")
     if config.folds.seed and not config.folds.stratify:
         raise InputError("--folds.seed is for stratified folds: add --folds.stratify, or leave it out")
+    if config.model.auxiliary and (config.augment.mixup or config.augment.cutmix):
+        raise InputError("--model.auxiliary learns groups of whole images: leave out --augment.mixup and .cutmix")
     _check_distributed(config.distributed)
     if config.model.freeze and config.weights == "none":
         raise InputError(

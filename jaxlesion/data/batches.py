@@ -88,7 +88,7 @@ class Batches:
         self.source, self.ids, self.config, self.cache = source, list(ids), config, cache
         self.share = slice(0, config.batch_size)
         self.watch: Callable[[str, np.ndarray], None] = ignore
-        self.even, self.weight = False, None
+        self.even, self.weight, self.groups = False, None, None
         self.target = np.zeros(len(self.ids), np.float32) if target is None else np.asarray(target, np.float32)
 
     def shared(self, share: slice) -> "Batches":
@@ -97,15 +97,16 @@ class Batches:
         part.share = share
         return part
 
-    def balanced(self, even: bool, weight: np.ndarray | None) -> "Batches":
-        """Return the same batches whose epochs of training have other proportions.
+    def teaching(self, even: bool, weight: np.ndarray | None, groups: np.ndarray | None = None) -> "Batches":
+        """Return the same batches whose epochs of training have other proportions, and groups.
 
         Args:
             even: give all batches of an epoch the same number of positives, give or take one.
             weight: [n] of each row of the table in the loss; None for 1.
+            groups: int32 [n, columns] of each row, see `group_numbers`; None for none.
         """
         other = copy.copy(self)
-        other.even, other.weight = even, weight
+        other.even, other.weight, other.groups = even, weight, groups
         return other
 
     def training(self, rows: np.ndarray, spec: RecipeSpec | None, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -119,16 +120,16 @@ class Batches:
         """
         order = self._order(rows, epoch, start)
         if spec is None:
-            return self._batches(order, self._loaded(order), self.weight)
+            return self._taught(order, self._loaded(order))
         from jaxlesion.data.pipeline import augmented
 
         mine = [row for part in self._parts(order) for row in part.tolist()]
         config = dataclasses.replace(self.config, batch_size=self.share.stop - self.share.start)
-        return self._batches(order, augmented(np.array(mine), self.image, spec, epoch, config), self.weight)
+        return self._taught(order, augmented(np.array(mine), self.image, spec, epoch, config))
 
     def rows_only(self, rows: np.ndarray, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `training` without their images, for a device that holds these already."""
-        return self._batches(self._order(rows, epoch, start), None, self.weight)
+        return self._taught(self._order(rows, epoch, start), None)
 
     def unread(self, rows: np.ndarray) -> Iterator[Batch]:
         """Yield the batches of `plain` without their images."""
@@ -182,15 +183,22 @@ class Batches:
         size = self.config.batch_size
         return (rows[start : start + size][self.share] for start in range(0, len(rows), size))
 
-    def _batches(
-        self, rows: np.ndarray, loaded: Iterator[np.ndarray] | None, weight: np.ndarray | None = None
-    ) -> Iterator[Batch]:
+    def _taught(self, rows: np.ndarray, loaded: Iterator[np.ndarray] | None) -> Iterator[Batch]:
+        """Yield batches with the weights and groups of training; all their rows are full."""
+        for batch in self._batches(rows, loaded):
+            if self.weight is not None:
+                batch["mask"] *= self.weight[batch["row"]]
+            if self.groups is not None:
+                batch["groups"] = self.groups[batch["row"]]
+            yield batch
+
+    def _batches(self, rows: np.ndarray, loaded: Iterator[np.ndarray] | None) -> Iterator[Batch]:
         size, side = self.share.stop - self.share.start, self.config.image_size
         for part in self._parts(rows):
             row = np.full(size, -1, np.int32)
             row[: len(part)] = part
             mask = (row >= 0).astype(np.float32)
-            batch = Batch(label=self.target[row] * mask, mask=mask if weight is None else mask * weight[row], row=row)
+            batch = Batch(label=self.target[row] * mask, mask=mask, row=row)
             if loaded is not None:
                 images = next(loaded) if len(part) else np.zeros((0, side, side, 3), np.uint8)
                 if len(images) < size:

@@ -1,9 +1,11 @@
 """The fold of every row, and the sampled negatives."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
-from jaxlesion.core.config import MAX_FOLDS, FoldsConfig, SamplingConfig
+from jaxlesion.core.config import MAX_FOLDS, MAX_GROUPS, FoldsConfig, SamplingConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.identity import alike
 from jaxlesion.data.tables import numbers, read_table
@@ -235,6 +237,25 @@ def group_weights(lesions: pd.DataFrame, rows: np.ndarray, column: str | None) -
     weight = np.zeros(len(lesions), np.float32)
     weight[rows] = by_class.transform("size") / (by_class.transform("nunique") * both)
     return weight
+
+
+def group_numbers(lesions: pd.DataFrame, columns: Sequence[str]) -> np.ndarray | None:
+    """Return the number of each row's group in each column, int32 [n, columns], in the order of their names.
+
+    -1 where a cell is empty; None without columns.
+
+    Raises:
+        InputError: there is no such column, or it has more than MAX_GROUPS groups or fewer than two.
+    """
+    numbers = []
+    for column in columns:
+        if column not in lesions:
+            raise InputError(f"--model.auxiliary {column}: the metadata has no such column; name one it has")
+        number, names = pd.factorize(lesions[column], sort=True)
+        if not 2 <= len(names) <= MAX_GROUPS:
+            raise InputError(f"--model.auxiliary {column}: has {len(names)} groups, not 2 to {MAX_GROUPS}")
+        numbers.append(number)
+    return np.stack(numbers, 1).astype(np.int32) if numbers else None
 
 
 def subset(lesions: pd.DataFrame, max_records: int | None, seed: int) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxlesion.core.config import OptimConfig, RecipeSpec
 from jaxlesion.data.batch import Batch
 from jaxlesion.learning.augment import augment
-from jaxlesion.learning.losses import binary_cross_entropy
+from jaxlesion.learning.losses import binary_cross_entropy, group_cross_entropy
 from jaxlesion.learning.mix import Mixing, mix
 from jaxlesion.learning.optim import decaying, descend, factors, learning_rate
 from jaxlesion.learning.state import TrainState, merge, trainable
@@ -66,7 +66,8 @@ def make_train_step(
 
         whole = {"params": state.params, "batch_stats": state.batch_stats}
         before = trainable(whole, frozen=model.frozen)["params"]
-        loss, gradient, batch_stats = differentiate(whole, images, label, batch["mask"], key)
+        groups = [batch["groups"]] if model.num_classes > 1 else []
+        loss, gradient, batch_stats = differentiate(whole, images, label, batch["mask"], key, *groups)
         kernels = decaying(before) if config.weight_decay else None
         direction, opt_state = optimiser.update(gradient, state.opt_state, kernels)
         rate = learning_rate(config, state.step, state.total_steps)
@@ -101,20 +102,28 @@ def _average(state: TrainState, whole: Variables, most: float, *, frozen: bool) 
 def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
     """Return (variables, images, label, mask, key) -> loss [], gradient as one vector, and new statistics.
 
+    With auxiliary outputs, the groups [b, columns] are one more argument.
+
     Every device differentiates its share of the batch, and one sum over them ends it: left to the compiler, a sum
     between devices would stand in each turn of the loops in which kernels' gradients are added up. As one vector,
     gradients are exchanged, measured and smoothed by one operation each instead of by hundreds, which all are compiled.
     """
     split_model = model.clone(axis_name=DATA)
+    specs = (P(), P(DATA), P(DATA), P(DATA), P(), *([P(DATA)] if model.num_classes > 1 else []))
 
-    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(DATA), P(DATA), P(DATA), P()), out_specs=P(), check_vma=False)
-    def differentiate(whole: Variables, images: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array):
+    @partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    def differentiate(
+        whole: Variables, images: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array, *groups: jax.Array
+    ):
         count = lax.psum(jnp.sum(mask), DATA)
 
         def loss_of(params):
             variables, rngs = merge(whole, {"params": params}), {"dropout": key}
             logits, updated = split_model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
-            return binary_cross_entropy(logits[:, 0], label, mask, config.pos_weight, count), updated["batch_stats"]
+            loss = binary_cross_entropy(logits[:, 0], label, mask, config.pos_weight, count)
+            for known in groups:
+                loss += config.auxiliary_weight * group_cross_entropy(logits[:, 1:], known, mask, count)
+            return loss, updated["batch_stats"]
 
         params = trainable(whole, frozen=model.frozen)["params"]
         (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)

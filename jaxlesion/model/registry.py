@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlesion.core.config import ModelConfig
+from jaxlesion.core.config import MAX_GROUPS, ModelConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.model import efficientnet
 
@@ -40,7 +40,7 @@ def find_backbone(name: str) -> Backbone:
 
 
 def build_model(config: ModelConfig) -> nn.Module:
-    """Build the network of a configuration, with one logit.
+    """Build the network of a configuration, with one logit, and more for each auxiliary column.
 
     Raises:
         InputError: no such backbone.
@@ -49,6 +49,7 @@ def build_model(config: ModelConfig) -> nn.Module:
     on_gpu = jax.default_backend() == "gpu"
     return network(
         variant,
+        num_classes=1 + MAX_GROUPS * len(config.auxiliary),
         dropout=config.dropout,
         drop_path=config.drop_path,
         frozen=config.freeze,

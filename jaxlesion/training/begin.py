@@ -19,7 +19,16 @@ from jaxlesion.core.outputs import check_folder
 from jaxlesion.data.batches import Batches, open_batches, steps_per_epoch
 from jaxlesion.data.cache import CACHE
 from jaxlesion.data.dataset import Dataset, fingerprint
-from jaxlesion.data.folds import assign, describe, group_weights, subset, training_pool, training_rows, validation_rows
+from jaxlesion.data.folds import (
+    assign,
+    describe,
+    group_numbers,
+    group_weights,
+    subset,
+    training_pool,
+    training_rows,
+    validation_rows,
+)
 from jaxlesion.data.near import across_folds, kept_hashes
 from jaxlesion.data.open import open_dataset
 from jaxlesion.data.schema import KEYS
@@ -59,7 +68,7 @@ def begin(config: TrainConfig, hooks: Hooks = SILENT) -> OpenRun:
     if process_index() == 0 and not (config.run_dir / "config.json").is_file():
         check_folder("--run-dir", config.run_dir)
         check_free(config.run_dir, or_run=True)  # another process may have just made it
-    columns = (*KEYS, config.folds.group, config.sampling.weight_by)
+    columns = (*KEYS, config.folds.group, config.sampling.weight_by, *config.model.auxiliary)
     dataset = open_dataset(config.data_dir, layout=config.data, columns=columns, say=hooks.say)
     with in_turn():
         weights = _weights(config)
@@ -224,13 +233,14 @@ def check_trainable(config: TrainConfig, lesions: pd.DataFrame, weights: Path | 
     """Check, before a run is written, whatever would stop its training at the first step.
 
     Raises:
-        InputError: a fold that does not exist or does not fill a batch, rows without a group, or weights that do not
-            fit.
+        InputError: a fold that does not exist or does not fill a batch, rows without a group, columns without groups,
+            or weights that do not fit.
     """
     for fold in choose_folds(config.fold, np.unique(lesions["fold"]).tolist()):
         rows = training_rows(lesions, fold, config.sampling, config.data.seed)
         steps_per_epoch(rows, config.data.batch_size)
         group_weights(lesions, rows, config.sampling.weight_by)
+    group_numbers(lesions, config.model.auxiliary)
     model = build_model(config.model)
     if weights is not None:
         read_variables(model, weights)

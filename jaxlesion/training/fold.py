@@ -12,7 +12,7 @@ from jaxlesion.core.config import ALL_ROWS, TrainConfig, fold_name
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.batches import steps_per_epoch
-from jaxlesion.data.folds import group_weights, training_pool, training_rows, validation_rows
+from jaxlesion.data.folds import group_numbers, group_weights, training_pool, training_rows, validation_rows
 from jaxlesion.data.predictions import predictions_table, write_predictions
 from jaxlesion.evaluation.registry import summary
 from jaxlesion.learning.checkpoint import Checkpoints
@@ -113,7 +113,8 @@ def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks)
         if len(some):
             hooks.say(f"fold {name}: {what} {len(some):,} rows, {target[some].sum():,} malignant")
     weight = group_weights(lesions, rows.pool, config.sampling.weight_by)
-    batches = opened.batches.balanced(config.sampling.even, weight)
+    groups = group_numbers(lesions, config.model.auxiliary)
+    batches = opened.batches.teaching(config.sampling.even, weight, groups)
     size = config.data.batch_size
     hooks.say(f"fold {name}: {steps_per_epoch(rows.training, size)} steps of {size} an epoch; the first one compiles")
     with _locked(folder), StopSignal() as stop:

@@ -44,7 +44,7 @@ def test_every_batch_has_its_share_of_positives(rows, positives, size):
 def test_weights_are_of_training_alone_and_keep_rows_and_pixels(dataset):
     rows, weight = np.arange(40), np.linspace(0.5, 2, len(dataset.lesions)).astype(np.float32)
     loader = batches(dataset)
-    weighted = loader.balanced(False, weight)
+    weighted = loader.teaching(False, weight)
     for feed in ("training", "rows_only"):
         options = (None, 1) if feed == "training" else (1,)
         for a, b in zip(getattr(loader, feed)(rows, *options), getattr(weighted, feed)(rows, *options), strict=True):

@@ -8,6 +8,7 @@ import pytest
 
 from jaxlesion.core.config import RECIPES, ModelConfig, OptimConfig, RecipeSpec
 from jaxlesion.learning.loop import NotFinite, StepHooks, predict_batches, train_batches
+from jaxlesion.learning.losses import group_cross_entropy
 from jaxlesion.learning.optim import make_optimiser
 from jaxlesion.learning.state import create_state
 from jaxlesion.learning.step import make_predict_step, make_train_step
@@ -244,3 +245,14 @@ def test_a_state_that_is_saved_is_finite_and_is_that_of_its_step():
     with pytest.raises(NotFinite):
         train_batches(step, state, batches, shard_batch(mesh), every_step)
     assert saved == [1, 2, 3]
+
+
+def test_groups_are_scored_by_column_and_unknown_ones_by_nothing():
+    rng = np.random.default_rng(0)
+    logits, mask = rng.normal(size=(5, 8)).astype(np.float32), np.float32([1, 1, 0.5, 0, 2])
+    groups = np.int32([[0, 3], [1, -1], [-1, -1], [2, 2], [3, 0]])
+    expected = 0.0
+    for row, column in zip(*np.nonzero(groups >= 0), strict=True):
+        part = logits[row, 4 * column : 4 * column + 4].astype(np.float64)
+        expected += mask[row] * (np.log(np.exp(part).sum()) - part[groups[row, column]])
+    assert group_cross_entropy(logits, groups, mask, jnp.float32(4.5)) == pytest.approx(expected / 4.5, rel=1e-5)

@@ -304,6 +304,35 @@ def test_weights_that_are_all_one_train_the_same_network_and_even_batches_anothe
     assert rows == (tiny_run / "fold_0" / "oof.csv").read_text() != other
 
 
+def test_auxiliary_outputs_teach_in_training_alone_and_resume_exactly(tiny_command, tiny_run, demo, tmp_path):
+    command = [*tiny_command, "--model.auxiliary", "iddx_1", "anatom_site_general"]
+    train.main([*command, "--run-dir", str(tmp_path / "whole")])
+
+    class Cut(Exception):
+        pass
+
+    def cut(event: str, **details) -> None:
+        if event == "step" and details["step"] == 7:
+            raise Cut
+
+    with pytest.raises(Cut):
+        train.main([*command, "--run-dir", str(tmp_path / "cut"), "--checkpoint.every-minutes", "1e-6"], cut)
+    train.main(["--run-dir", str(tmp_path / "cut"), "--resume"])
+    texts = [(run / "fold_0" / "oof.csv").read_text() for run in (tmp_path / "whole", tmp_path / "cut", tiny_run)]
+    assert texts[0] == texts[1] != texts[2]
+    predict.main(["--run", str(tmp_path / "whole"), "--data-dir", str(demo), "--out", str(tmp_path / "p.csv")])
+    assert read_predictions(tmp_path / "p.csv")["prediction"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("column", ["isic_id", "attribution_of_nobody"])
+def test_auxiliary_columns_need_groups(column, tiny_command, tmp_path, capfd):
+    with pytest.raises(SystemExit) as left:
+        train.main([*tiny_command, "--model.auxiliary", column, "--run-dir", str(tmp_path / "run")])
+    assert left.value.code == 2
+    assert f"--model.auxiliary {column}: " in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_neither_tensorflow_nor_opencv_nor_albumentations_is_imported(tiny_command, tiny_run, demo, tmp_path):
     """Check a separate process with the JAX back end and cached images."""
     run = str(tmp_path / "run")
