@@ -11,17 +11,17 @@ docs/recipes.md.
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
+from experiments.candidates import CANDIDATES, FIRST
 from experiments.results import differences, environment, hash_of_ids, markdown, shown
 from jaxlesion.core import fields
 from jaxlesion.core.config import TrainConfig
@@ -45,7 +45,7 @@ from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse, parse_train
 from jaxlesion.ui.terminal import say
 
-FIRST, CHOOSING = "paper", (0, 1)
+CHOOSING = (0, 1)  # folds
 METRICS = (("AUC", "roc_auc"), ("pAUC", "pauc"), ("log loss", "log_loss"))
 IDENTITY = ("name", "base_size", "folds", "seeds")  # of a line
 SPENT = "core_seconds.json"
@@ -66,68 +66,6 @@ python -m experiments.recipes --data-dir isic-2024-challenge --out recipes
 ```"""
 DECIDING = "## Folds that nothing was chosen on"
 CHOSE = "## Folds 0 and 1: used for choosing"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A recipe: what it changes, in words and as options of training.
-
-    Args:
-        change: to the paper's recipe.
-        options: of training, after those of the paper's recipe.
-        preset: that the options start from.
-        views: of each image at prediction.
-        trained_as: another candidate whose runs it predicts by.
-        over_seeds: makes one model of all seeds: the mean of their weights, or of their predictions.
-    """
-
-    change: str
-    options: str = ""
-    preset: str = "paper"
-    views: int = 1
-    trained_as: str | None = None
-    over_seeds: Literal["weights", "predictions"] | None = None
-
-
-CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
-    {
-        "paper": Candidate("the paper's recipe, 5 epochs", "--epochs 5"),
-        "epochs": Candidate("12 epochs", "--epochs 12"),
-        "redraw": Candidate("negatives anew each epoch", "--epochs 5 --sampling.redraw"),
-        "few-negatives": Candidate(
-            "3 negatives a positive, anew each epoch, as many steps",
-            "--epochs 14 --sampling.negatives-per-positive 3 --sampling.redraw",
-        ),
-        "full": Candidate("scale and shift", "--epochs 5 --augment.recipe full"),
-        "strong": Candidate("distortion, blur, colour, noise, erasing too", "--epochs 5 --augment.recipe strong"),
-        "crop": Candidate("random resized crops", "--epochs 5 --augment.crop 0.4"),
-        "mixup": Candidate("mixup", "--epochs 5 --augment.mixup 0.2"),
-        "cutmix": Candidate("CutMix", "--epochs 5 --augment.cutmix 1"),
-        "smoothing": Candidate("label smoothing", "--epochs 5 --optim.label-smoothing 0.1"),
-        "ema": Candidate("moving average of the weights", "--epochs 5 --optim.ema 0.99"),
-        "dropout": Candidate("dropout and drop path", "--epochs 5 --model.dropout 0.2 --model.drop-path 0.1"),
-        "decay": Candidate("weight decay", "--epochs 5 --optim.weight-decay 0.05"),
-        "rate": Candidate("three times the step size", "--epochs 5 --optim.learning-rate 3e-4"),
-        "layers": Candidate("smaller steps in early layers", "--epochs 5 --optim.layer-decay 0.8"),
-        "head": Candidate("classifier alone in the first epoch", "--epochs 5 --optim.head-epochs 1"),
-        "even": Candidate("as many positives in each batch", "--epochs 5 --sampling.even"),
-        "patients": Candidate("patients count alike", "--epochs 5 --sampling.weight-by patient_id"),
-        "batch-16": Candidate("batches of 16", "--epochs 5 --data.batch-size 16"),
-        "size-96": Candidate("96 px", "--epochs 5 --data.image-size 96"),
-        "antialias": Candidate("antialiased resizing", "--epochs 5 --data.antialias"),
-        "size-160": Candidate("160 px", "--epochs 5 --data.image-size 160"),
-        "size-224": Candidate("224 px", "--epochs 5 --data.image-size 224"),
-        "views": Candidate("8 views at prediction", views=8, trained_as="paper"),
-        "best": Candidate("the preset `best`", preset="best"),
-        "best-views": Candidate("the preset `best`, 8 views at prediction", views=8, trained_as="best"),
-        "best-weights": Candidate(
-            "the same, mean of the seeds' weights", views=8, trained_as="best", over_seeds="weights"
-        ),
-        "best-seeds": Candidate(
-            "the same, mean of the seeds' predictions", views=8, trained_as="best", over_seeds="predictions"
-        ),
-    }
-)
 
 
 @dataclass(frozen=True)
