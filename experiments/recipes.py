@@ -191,6 +191,7 @@ def line(config: Recipes, name: str, table: pd.DataFrame, first: pd.DataFrame) -
     against = compare(table, first, (name, FIRST), options) if name != FIRST else {}
     runs = [Run.open(training(config, name, seed).run_dir) for seed in config.seeds]
     own = table[table["isic_id"].str.endswith("/0")]
+    costs = [] if CANDIDATES[name].trained_as else [spent(run) for run in runs]
     return {
         "name": name,
         "change": CANDIDATES[name].change,
@@ -198,10 +199,11 @@ def line(config: Recipes, name: str, table: pd.DataFrame, first: pd.DataFrame) -
         "seeds": list(config.seeds),
         "base_size": config.image_size,
         "image_size": runs[0].config.data.image_size,
-        "data": f"{len(own):,} rows, {int(own['target'].sum()):,} malignant, {hash_of_ids(own)[:12]}",
+        "data": f"{len(own):,} rows, {int(own['target'].sum()):,} malignant, SHA-256 of ids {hash_of_ids(own)[:12]}...",
         "values": {key: list(found[key]) for _, key in METRICS},
         "differences": {key: list(against[key][2:5]) for _, key in METRICS if key in against},
-        "core_seconds": None if CANDIDATES[name].trained_as else np.mean([spent(run) for run in runs]),
+        "core_seconds": float(np.mean(costs)) if costs and None not in costs else None,
+        "weights": Path(runs[0].manifest["weights"]["name"]).name,
         "options": differences(runs[0].config),
         "made": environment(),
     }
@@ -226,11 +228,11 @@ def core_seconds(folder: Path, done: list[int]) -> Iterator[None]:
             write_atomic(path, json.dumps({"folds": before["folds"] + more, "seconds": seconds}))
 
 
-def spent(run: Run) -> float:
-    """Return the core seconds that a run took for each of its folds; nan where they were not counted."""
+def spent(run: Run) -> float | None:
+    """Return the core seconds that a run took for each of its folds; None where they were not counted."""
     path = run.folder / SPENT
     counted = json.loads(path.read_text()) if path.is_file() else {"folds": 0}
-    return counted["seconds"] / counted["folds"] if counted["folds"] else float("nan")
+    return counted["seconds"] / counted["folds"] if counted["folds"] else None
 
 
 def plan(config: Recipes, names: list[str]) -> str:
@@ -267,7 +269,8 @@ def page(lines: list[dict[str, Any]]) -> str:
     for choosing, title in ((False, DECIDING), (True, CHOSE)):
         chosen = [one for one in lines if (set(one["folds"]) <= set(CHOOSING)) == choosing]
         if chosen:
-            parts += [title, _table(chosen)]
+            rows = "; ".join(sorted({f"{one['data']}, begun from {one['weights']}" for one in chosen}))
+            parts += [title, f"Of the rows of these folds: {rows}.", _table(chosen)]
     made = sorted({f"- {one['made']['date']}: {one['made']['machine']}; {one['made']['software']}." for one in lines})
     return "\n\n".join([*parts, "## Made on", "\n".join(made)]) + "\n"
 
