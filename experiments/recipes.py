@@ -191,6 +191,7 @@ def line(config: Recipes, name: str, table: pd.DataFrame, first: pd.DataFrame) -
     against = compare(table, first, (name, FIRST), options) if name != FIRST else {}
     runs = [Run.open(training(config, name, seed).run_dir) for seed in config.seeds]
     own = table[table["isic_id"].str.endswith("/0")]
+    own = own.assign(isic_id=own["isic_id"].str.removesuffix("/0"))
     costs = [] if CANDIDATES[name].trained_as else [spent(run) for run in runs]
     return {
         "name": name,

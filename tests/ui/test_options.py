@@ -76,7 +76,7 @@ def test_every_option_is_documented_in_help(help_text):
 
 
 def test_help_shows_presets_and_groups(help_text):
-    assert "--preset {default,paper,baseline,demo}" in help_text
+    assert "--preset {default,paper,best,baseline,demo}" in help_text
     for group in ("Data", "Sampling", "Folds", "Augment", "Model", "Optim", "Checkpoint"):
         assert getattr(configuration, f"{group}Config").__doc__ in help_text
 
