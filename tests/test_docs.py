@@ -22,6 +22,8 @@ import pytest
 import reliability
 from shrunk import LAUNCHERS, NEED_TIMM, free_port, program_of, shrink
 
+from jaxlesion.data.sources import open_images
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 KINDS = {
@@ -67,11 +69,13 @@ def test_commands_run(page, demo, tmp_path, monkeypatch):
     """One after the other, in one folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(demo, "isic-2024-challenge")
+    with open_images(demo / "train-image.hdf5") as images:
+        Path("lesion.jpg").write_bytes(images.read(next(iter(images.ids))))
     for line in commands(page, "package"):
         words = shlex.split(line, comments=True)
         importlib.import_module(words[2]).main(shrink(words)[3:])
     if page.name == "README.md":  # five folds, the out-of-fold table and a submission
-        oof = pd.read_csv("ckpt/paper/oof.csv")
+        oof = pd.read_csv("ckpt/best/oof.csv")
         assert sorted(oof["fold"].unique()) == [0, 1, 2, 3, 4]
         assert sorted(oof["isic_id"]) == sorted(pd.read_csv(demo / "train-metadata.csv")["isic_id"])
         submission = pd.read_csv("submission.csv")
