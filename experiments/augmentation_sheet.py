@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import tyro
 
-from jaxlesion.core.config import RECIPES, Recipe
 from jaxlesion.core.files import write_atomic
+from jaxlesion.core.recipes import RECIPES, Recipe
 from jaxlesion.data.albumentations import augmenter
 from jaxlesion.data.decode import decode, resize
 from jaxlesion.data.open import open_dataset

@@ -27,7 +27,8 @@ import jax
 import numpy as np
 import tyro
 
-from jaxlesion.core.config import RECIPES, DataConfig, ModelConfig
+from jaxlesion.core.config import DataConfig, ModelConfig
+from jaxlesion.core.recipes import RECIPES
 from jaxlesion.data.albumentations import augmenter
 from jaxlesion.data.batches import Batches
 from jaxlesion.data.cache import ImageCache

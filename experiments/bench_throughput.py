@@ -23,7 +23,8 @@ def jaxlesion_step(args: argparse.Namespace):
     import jax
     import numpy as np
 
-    from jaxlesion.core.config import ModelConfig, OptimConfig, RecipeSpec
+    from jaxlesion.core.config import ModelConfig, OptimConfig
+    from jaxlesion.core.recipes import RecipeSpec
     from jaxlesion.learning.optim import make_optimiser
     from jaxlesion.learning.state import create_state
     from jaxlesion.learning.step import make_predict_step, make_train_step

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxlesion.core.config import RecipeSpec
+from jaxlesion.core.recipes import RecipeSpec
 
 Augment = Callable[[np.ndarray, int, int], np.ndarray]
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jaxlesion.core.config import DataConfig, RecipeSpec
+from jaxlesion.core.config import DataConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import ignore
+from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.data.batch import Batch
 from jaxlesion.data.cache import CACHE, ImageCache
 from jaxlesion.data.dataset import Dataset

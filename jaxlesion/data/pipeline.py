@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jaxlesion.core.config import DataConfig, RecipeSpec
+from jaxlesion.core.config import DataConfig
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.data.albumentations import augmenter
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlesion.core.config import RecipeSpec
+from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.learning import grid, photometric
 from jaxlesion.learning.grid import reflect
 

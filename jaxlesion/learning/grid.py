@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlesion.core.config import RecipeSpec
+from jaxlesion.core.recipes import RecipeSpec
 
 TAP = 11  # bits of a weight
 CELLS = 5  # of the distorted grid, along each axis

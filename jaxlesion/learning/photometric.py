@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlesion.core.config import RecipeSpec
+from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.learning.grid import TAP, resample
 
 POINT = 16  # bits after the binary point of a factor

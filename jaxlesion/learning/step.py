@@ -11,7 +11,8 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxlesion.core.config import OptimConfig, RecipeSpec
+from jaxlesion.core.config import OptimConfig
+from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.data.batch import Batch
 from jaxlesion.learning.augment import augment
 from jaxlesion.learning.losses import binary_cross_entropy, group_cross_entropy

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxlesion.core.config import RecipeSpec, TrainConfig, fold_name
+from jaxlesion.core.config import TrainConfig, fold_name
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import SILENT, Hooks, Meter
+from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.learning.checkpoint import Checkpoints
 from jaxlesion.learning.feed import Feed, feed_batches, feed_rows, should_hold
 from jaxlesion.learning.loop import NotFinite, StepHooks, decode_ahead, predict_batches, predict_rows, train_batches

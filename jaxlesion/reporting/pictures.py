@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxlesion.core.config import RecipeSpec
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.data.batches import Batches, open_batches
 from jaxlesion.evaluation.clinic import (
     OF_ANY_PRIOR,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from jaxlesion.core.config import ALL_ROWS, RECIPES, Preset, Recipe, RecipeSpec, TrainConfig, check, identity
+from jaxlesion.core.config import ALL_ROWS, Preset, TrainConfig, check, identity
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.fields import from_dict, lookup, replace, to_dict
 from jaxlesion.core.presets import PRESETS, preset
+from jaxlesion.core.recipes import RECIPES, Recipe, RecipeSpec
 
 FILES = {"data_dir": Path("d"), "run_dir": Path("r"), "folds.file": Path("f.csv"), "folds.group": None}
 OTHERS = {"fold": (0, 2), "optim.clip": 1.0, "optim.ema": 0.99, "data.max_records": 7, "resume": True}

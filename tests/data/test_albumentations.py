@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from jaxlesion.core.config import LIGHT, RECIPES, RecipeSpec
+from jaxlesion.core.recipes import LIGHT, RECIPES, RecipeSpec
 from jaxlesion.data.albumentations import augmenter
 
 ROWS = 800

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from jaxlesion.core.config import RECIPES, DataConfig
+from jaxlesion.core.config import DataConfig
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.recipes import RECIPES
 from jaxlesion.data.batches import Batches, epoch_order, spread_evenly, steps_per_epoch
 from jaxlesion.data.open import open_dataset
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlesion.core.config import LIGHT, RECIPES, RecipeSpec
+from jaxlesion.core.recipes import LIGHT, RECIPES, RecipeSpec
 from jaxlesion.data.albumentations import augmenter
 from jaxlesion.learning.augment import Draw, augment, draw, transform
 from jaxlesion.runtime.devices import data_mesh, shard_batch

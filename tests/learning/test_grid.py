@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlesion.core.config import RecipeSpec
+from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.learning import grid
 
 DRAWS, ERRORS = 2000, 4.5

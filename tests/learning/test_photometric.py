@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlesion.core.config import RecipeSpec
+from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.data.albumentations import augmenter
 from jaxlesion.learning import grid, photometric
 

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlesion.core.config import RECIPES, ModelConfig, OptimConfig, RecipeSpec
+from jaxlesion.core.config import ModelConfig, OptimConfig
+from jaxlesion.core.recipes import RECIPES, RecipeSpec
 from jaxlesion.learning.loop import NotFinite, StepHooks, predict_batches, train_batches
 from jaxlesion.learning.losses import group_cross_entropy
 from jaxlesion.learning.optim import make_optimiser

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from jaxlesion.core.config import DataConfig, RecipeSpec
+from jaxlesion.core.config import DataConfig
+from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.data.batches import Batches, epoch_order
 from jaxlesion.data.open import open_dataset
 from jaxlesion.runs.store import Run
