@@ -48,11 +48,13 @@ class ReleaseConfig:
         run: folder of a run with finished folds and a finished model of all rows.
         out: folder that is written to: a new one, or an earlier release.
         bootstrap: draws for the intervals in the card; 0 for none.
+        weights_note: sentence for the card on the weights that training began from.
     """
 
     run: Path
     out: Path
     bootstrap: int = RESAMPLES
+    weights_note: str = ""
 
 
 def release(config: ReleaseConfig) -> Path:
@@ -69,7 +71,7 @@ def release(config: ReleaseConfig) -> Path:
     facts = facts_of(run)
     manifest = portable_manifest(run) | {"released": facts}
     options = portable_config(run.config)
-    card = card_of(run, options, manifest, facts, config.bootstrap)
+    card = card_of(run, options, manifest, facts, config)
     model = config.out / "fold_none" / run.fold(ALL_ROWS).model.name
     model.parent.mkdir(parents=True, exist_ok=True)
     half = as_half(first_output(read_safetensors(run.fold(ALL_ROWS).model)))
@@ -164,18 +166,19 @@ def as_half(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def card_of(
-    run: Run, options: TrainConfig, manifest: Mapping[str, Any], facts: Mapping[str, Any], resamples: int
+    run: Run, options: TrainConfig, manifest: Mapping[str, Any], facts: Mapping[str, Any], config: ReleaseConfig
 ) -> str:
     """Return the card, with the out-of-fold metrics of the run's folds."""
     lesions = run.folds_table()
     with progress("bootstrap") as tick:
-        held, summary, chosen = figures_of(run, lesions, EvalOptions(resamples=resamples, tick=tick))
+        held, summary, chosen = figures_of(run, lesions, EvalOptions(resamples=config.bootstrap, tick=tick))
     default = flat_options(configuration.identity(TrainConfig()))
     given = flat_options(configuration.identity(options))
     context = {
         "config": options,
         "manifest": manifest,
         "weights": manifest["weights"]["name"],
+        "weights_note": config.weights_note,
         "facts": facts,
         "options": {name: value for name, value in given.items() if name != "weights" and value != default[name]},
         "folds": folds_of(held),
@@ -183,7 +186,7 @@ def card_of(
         "parts": summary,
         "headline": headings(not np.isnan(chosen).any()),
         "cell": cell,
-        "bootstrap": {"draws": resamples, "by": resampled_by(held), "level": LEVEL},
+        "bootstrap": {"draws": config.bootstrap, "by": resampled_by(held), "level": LEVEL},
         "timm": find_backbone(options.model.variant).variant.timm.split(".")[0] or options.model.variant,
     }
     return render("released_model.md", context)
@@ -195,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of a run with folds and a model of all rows")
     parser.add_argument("--out", type=Path, required=True, help="a new folder, or that of an earlier release")
     parser.add_argument("--bootstrap", type=int, default=RESAMPLES, help="draws for the intervals in the card")
+    parser.add_argument("--weights-note", default="", help="sentence for the card on the initial weights")
     config = ReleaseConfig(**vars(parser.parse_args(argv)))
     prepare_process()
     run_program(lambda: show(f"released model: {release(config)}"))

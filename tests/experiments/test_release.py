@@ -34,7 +34,8 @@ FILES = {
 @pytest.fixture(scope="module")
 def released(tiny_all_rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("released") / "ckpt" / "best-b1"
-    release.main(["--run", str(tiny_all_rows), "--out", str(folder), "--bootstrap", "20"])
+    note = ("--weights-note", "They are random.")
+    release.main(["--run", str(tiny_all_rows), "--out", str(folder), "--bootstrap", "20", *note])
     return folder
 
 
@@ -185,13 +186,19 @@ def test_the_card_has_counts_and_figures_of_the_run_and_what_its_options_are(rel
     assert facts["malignant"] == facts["benign_in_epoch"] == lesions["target"].sum()
     assert facts["patients"] == lesions["patient_id"].nunique()
     assert (
-        f"The run has {len(lesions)} lesions of {facts['patients']} patients, {facts['malignant']} of them malignant"
+        f"The run has {len(lesions)} lesions of {facts['patients']} patient ids, {facts['malignant']} of them malignant"
         in card
     )
     parts = summarise_run(run.config, lesions, read_predictions(tiny_all_rows / "oof.csv"), EvalOptions(resamples=20))
     row = next(line for line in card.splitlines() if line.startswith(f"| {POOLED} |"))
     assert cell(parts[POOLED]["whole fold"]["roc_auc"]) in row
-    for text in ("| `--optim.warmup-steps` | 2 |", "medical device", "CC-0, CC-BY", "Initial weights: random"):
+    for text in (
+        "They are random.",
+        "| `--optim.warmup-steps` | 2 |",
+        "medical device",
+        "CC-0, CC-BY",
+        "Initial weights: random",
+    ):
         assert text in card
     assert "--optim.clip" not in card
 
@@ -217,7 +224,7 @@ def test_missing_digests_are_refused_and_written_by_resuming(tiny_all_rows, tmp_
 def test_an_earlier_release_is_replaced_and_nothing_else(released, tiny_all_rows, tmp_path):
     copy = shutil.copytree(released, tmp_path / "copy")
     (copy / "README.md").write_text("old")
-    release.release(release.ReleaseConfig(tiny_all_rows, copy, 20))
+    release.release(release.ReleaseConfig(tiny_all_rows, copy, 20, "They are random."))
     assert files(copy) == files(released)
     with pytest.raises(InputError, match="something else"):
         release.release(release.ReleaseConfig(tiny_all_rows, shutil.copytree(tiny_all_rows, tmp_path / "run"), 20))
