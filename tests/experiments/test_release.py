@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refusal
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `experiments` is not installed
@@ -48,15 +49,6 @@ def in_clone(released, monkeypatch):
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def one_line(capsys, program, *argv) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as left:
-        program.main(list(map(str, argv)))
-    error = capsys.readouterr().err
-    assert (left.value.code, error.count("\n")) == (2, 1), error
-    return error
 
 
 def predicted(data, out, *argv) -> pd.DataFrame:
@@ -152,15 +144,15 @@ def test_other_weights_than_those_released_are_refused(released, demo, tmp_path,
     path = copy / "fold_none" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     argv = ("--run", copy, "--data-dir", demo, "--out", tmp_path / "p.csv")
-    assert "its SHA-256 is not the one in" in one_line(capsys, predict, *argv)
+    assert "its SHA-256 is not the one in" in refusal(capsys, predict, *argv)
     shutil.copy(released / "fold_none" / "model.safetensors", path)
     (copy / "SHA256SUMS").unlink()
-    assert "its SHA-256 is not the one in" in one_line(capsys, predict, *argv)
+    assert "its SHA-256 is not the one in" in refusal(capsys, predict, *argv)
 
 
 def test_without_it_a_run_must_be_named(demo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(place, "FOLDER", tmp_path)
-    said = one_line(capsys, predict, "--data-dir", demo)
+    said = refusal(capsys, predict, "--data-dir", demo)
     assert "a wheel has none" in said
     assert "give --run" in said
     with pytest.raises(InputError, match="a wheel has none"):
@@ -174,7 +166,7 @@ def test_what_needs_rows_folds_or_held_out_predictions_is_refused_in_one_line(re
     commands += [(train, "--run-dir", released), (train, "--run-dir", released, "--resume")]
     before = files(released)
     for command in commands:
-        assert "is a released model" in one_line(capsys, *command), command
+        assert "is a released model" in refusal(capsys, *command), command
     assert files(released) == before
 
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refusal
 
 import jaxlesion
 from jaxlesion import evaluate, predict, report, train
@@ -37,16 +38,6 @@ def alone(tmp_path_factory, tiny_command):
 def both(tiny_all_rows):
     """The tiny run with folds 0 and 1, and then the model of all rows."""
     return tiny_all_rows
-
-
-def one_line(capsys, program, *argv) -> str:
-    """Return the error of a command that is refused before it has written anything else."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as left:
-        program.main(list(map(str, argv)))
-    error = capsys.readouterr().err
-    assert (left.value.code, error.count("\n")) == (2, 1), error
-    return error
 
 
 def predicted(run, data, out, *argv) -> pd.DataFrame:
@@ -211,14 +202,14 @@ def test_another_labelled_set_is_evaluated(alone, tmp_path):
 
 def test_what_needs_held_out_rows_is_refused_in_one_line(both, alone, tiny_run, demo, capsys):
     for program in (evaluate, report):
-        assert "held no rows out: train folds by train --fold all" in one_line(capsys, program, "--run", alone)
+        assert "held no rows out: train folds by train --fold all" in refusal(capsys, program, "--run", alone)
     data = ("--data-dir", demo)
-    assert "no fold is finished" in one_line(capsys, predict, "--run", alone, *data, "--calibrated")
-    assert "train --fold none" in one_line(capsys, predict, "--run", tiny_run, *data, "--fold", "none")
-    assert "held no rows out" in one_line(capsys, predict, "--run", alone, *data, "--fold", "all")
+    assert "no fold is finished" in refusal(capsys, predict, "--run", alone, *data, "--calibrated")
+    assert "train --fold none" in refusal(capsys, predict, "--run", tiny_run, *data, "--fold", "none")
+    assert "held no rows out" in refusal(capsys, predict, "--run", alone, *data, "--fold", "all")
     best = ("--fold", "none", "--checkpoint", "best")
-    assert "use the last one" in one_line(capsys, predict, "--run", both, *data, *best)
-    assert "fold none is finished" in one_line(capsys, train, "--run-dir", both, "--fold", "none")
+    assert "use the last one" in refusal(capsys, predict, "--run", both, *data, *best)
+    assert "fold none is finished" in refusal(capsys, train, "--run-dir", both, "--fold", "none")
 
 
 def test_a_model_that_is_not_what_training_wrote_is_named(both, demo, tmp_path, capsys):
@@ -226,4 +217,4 @@ def test_a_model_that_is_not_what_training_wrote_is_named(both, demo, tmp_path, 
     shutil.rmtree(copy / "fold_none" / "checkpoints")
     path = copy / "fold_none" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    assert str(path) in one_line(capsys, predict, "--run", copy, "--data-dir", demo, "--fold", "none")
+    assert str(path) in refusal(capsys, predict, "--run", copy, "--data-dir", demo, "--fold", "none")
