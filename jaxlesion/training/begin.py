@@ -239,7 +239,8 @@ def check_trainable(config: TrainConfig, lesions: pd.DataFrame, weights: Path | 
     for fold in choose_folds(config.fold, np.unique(lesions["fold"]).tolist()):
         rows = training_rows(lesions, fold, config.sampling, config.data.seed)
         steps_per_epoch(rows, config.data.batch_size)
-        group_weights(lesions, rows, config.sampling.weight_by)
+        pool = training_pool(lesions, fold, config.sampling, config.data.seed)
+        group_weights(lesions, pool, config.sampling.weight_by)
     group_numbers(lesions, config.model.auxiliary)
     model = build_model(config.model)
     if weights is not None:

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from jaxlesion import duplicates, evaluate, predict, report, train
-from jaxlesion.core.config import FoldsConfig
-from jaxlesion.data.folds import assign
+from jaxlesion.core.config import FoldsConfig, SamplingConfig
+from jaxlesion.data.folds import assign, training_rows
 from jaxlesion.data.lesions import read_lesions
 from jaxlesion.data.open import open_dataset
 from jaxlesion.data.predictions import CALIBRATED, COLUMNS, read_predictions
@@ -322,6 +322,23 @@ def test_auxiliary_outputs_teach_in_training_alone_and_resume_exactly(tiny_comma
     assert texts[0] == texts[1] != texts[2]
     predict.main(["--run", str(tmp_path / "whole"), "--data-dir", str(demo), "--out", str(tmp_path / "p.csv")])
     assert read_predictions(tmp_path / "p.csv")["prediction"].between(0, 1).all()
+
+
+def test_a_row_of_any_epoch_needs_its_group(tiny_command, demo, tmp_path, capfd):
+    """Empty one cell that the first epoch of the redrawn rows does not have: no run is begun."""
+    data, out = shutil.copytree(demo, tmp_path / "data"), tmp_path / "run"
+    lesions = assign(read_lesions(data / "train-metadata.csv"), FoldsConfig())
+    first = training_rows(lesions, 0, SamplingConfig(negatives_kept=None, negatives_per_positive=1, redraw=True), 0)
+    later = lesions.drop(index=first)
+    isic_id = later["isic_id"][later["fold"] != 0].iloc[0]
+    table = pd.read_csv(data / "train-metadata.csv", dtype=str)
+    table.loc[table["isic_id"] == isic_id, "attribution"] = None
+    table.to_csv(data / "train-metadata.csv", index=False)
+    options = ["--data-dir", str(data), "--sampling.redraw", "--sampling.weight-by", "attribution"]
+    with pytest.raises(SystemExit):
+        train.main([*tiny_command, *options, "--run-dir", str(out)])
+    assert f"--sampling.weight-by attribution: {isic_id} has none" in capfd.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("column", ["isic_id", "attribution_of_nobody"])
