@@ -124,8 +124,9 @@ def predict_dataset(
 
 
 def _ensemble(run: Run, batches: Batches, options: PredictOptions) -> Ensemble:
-    how = {"fold": options.fold, "calibrated": options.calibrated, "views": options.views}
-    return Ensemble(run, batches, options.checkpoint, **how)
+    return Ensemble(
+        run, batches, options.checkpoint, fold=options.fold, calibrated=options.calibrated, views=options.views
+    )
 
 
 def _open_shards(
