@@ -1,4 +1,4 @@
-"""What stops a run, done to the real programs in processes of their own: going on ends as if it had not happened."""
+"""Stop the real programs in processes of their own, in every way: going on ends as if nothing had happened."""
 
 import json
 import os
