@@ -69,7 +69,7 @@ class Frontier:
     """Steps that are timed of each."""
     cost_only: bool = False
     """Train nothing."""
-    preset: Preset = "default"
+    preset: Preset = "best"
     """Recipe of training."""
     shrink: bool = False
     """Try everything in a minute: a tiny random network for one epoch."""

@@ -34,7 +34,7 @@ from jaxlesion.data.predictions import CALIBRATED, read_predictions
 from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation.bootstrap import RESAMPLES
 from jaxlesion.evaluation.calibration import logit
-from jaxlesion.evaluation.compare import compare
+from jaxlesion.evaluation.compare import Comparison, compare
 from jaxlesion.evaluation.summary import POOLED, Estimate, EvalOptions, summarise
 from jaxlesion.inference.predictor import predict_out_of_fold
 from jaxlesion.runs.store import Run
@@ -202,12 +202,17 @@ def line(config: Recipes, name: str, table: pd.DataFrame, first: pd.DataFrame) -
         "image_size": runs[0].config.data.image_size,
         "data": f"{len(own):,} rows, {int(own['target'].sum()):,} malignant, SHA-256 of ids {hash_of_ids(own)[:12]}...",
         "values": {key: list(found[key]) for _, key in METRICS},
-        "differences": {key: list(against[key][2:5]) for _, key in METRICS if key in against},
+        "differences": {key: _difference(against[key]) for _, key in METRICS if key in against},
         "core_seconds": float(np.mean(costs)) if costs and None not in costs else None,
         "weights": Path(runs[0].manifest["weights"]["name"]).name,
         "options": differences(runs[0].config),
         "made": environment(),
     }
+
+
+def _difference(one: Comparison) -> list[float | None]:
+    """Return a difference and its interval."""
+    return [one.difference, one.low, one.high]
 
 
 def finished(wanted: TrainConfig) -> list[int]:
