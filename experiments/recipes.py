@@ -56,10 +56,10 @@ SHRUNK = (
 )
 TITLE = """# Recipes
 
-What does each change to the paper's recipe bring? Every line is trained on the same patients with the paper's recipe
-but for the change it names. The first line gives the paper's metrics, the others their difference to it, with the 95 %
-interval of the difference by patient. Probabilities of the log loss are calibrated across folds. With several seeds,
-metrics are of all seeds' predictions, each row ranked within its fold and seed.
+What does each change to the paper's recipe bring? Every line below is a training on the same patients, which differs
+from the paper's recipe by what the line says. The first line has the paper's metrics. The others have their difference
+to it, with the 95 % interval of the difference by patient. Probabilities for the log loss are calibrated across folds.
+With several seeds, the metrics are of all seeds' predictions, each row ranked within its fold and seed.
 
 ```bash
 python -m experiments.recipes --data-dir isic-2024-challenge --out recipes
