@@ -4,7 +4,7 @@
     python experiments/bench_layers.py --batch 256 --dtype bfloat16  # on a GPU
 
 For each layer shape the table has its count and the milliseconds of two forms, taking turns: XLA's own convolution, and
-the shifted and matrix products of `model/blocks.py`. The roofline is the larger of two times: operations over the
+the shifted and matrix products of `model/convolve.py`. The roofline is the larger of two times: operations over the
 measured rate of a matrix product, and bytes (each array once) over the measured rate of a copy. The last lines are sums
 over the network, and the images per second that the roofline allows. One device. Minutes on 2 cores.
 """
@@ -23,12 +23,13 @@ import numpy as np
 import tyro
 
 from jaxlesion.model import blocks
+from jaxlesion.model.convolve import IMPL, convolve
 from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2
 from jaxlesion.runtime.memory import keep_memory, prepare_process
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.terminal import show
 
-FORMS = ("native", "fast")
+FORMS = ("native", "auto")  # XLA's own, and the platform's
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Layer(NamedTuple):
 
 def layers_of(variant: str, batch: int, size: int) -> Counter[Layer]:
     """Return each distinct convolution of a network and its count, in order of first use."""
-    seen, convolve = Counter(), blocks.convolve
+    seen = Counter()
 
     def noted(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
         seen[Layer(x.shape, kernel.shape, stride)] += 1
@@ -119,8 +120,8 @@ def timed(layer: Layer, dtype: jnp.dtype, rounds: int) -> dict[str, float]:
     for form in FORMS:
 
         def forward(x: jax.Array, kernel: jax.Array, form: str = form) -> jax.Array:
-            with blocks.IMPL(form):
-                return blocks.convolve(x, kernel, layer.stride)
+            with IMPL(form):
+                return convolve(x, kernel, layer.stride)
 
         there = jax.jit(forward)
         back = jax.jit(lambda x, kernel, dy, forward=forward: jax.vjp(forward, x, kernel)[1](dy))
@@ -135,7 +136,7 @@ def measure(options: Layers) -> None:
     dtype = jnp.dtype(options.dtype)
     rate, bandwidth = machine(dtype, options.rounds)
     ways = [f"{form} {way}" for way in ("forward", "back") for form in FORMS]
-    show("| input | kernel | stride | times | forward: native, fast, roofline, ms | back: native, fast, roofline, ms |")
+    show("| input | kernel | stride | times | forward: native, ours, roofline, ms | back: native, ours, roofline, ms |")
     show("|---|---|--:|--:|--:|--:|")
     total, bound = Counter(), Counter()
     for layer, times in layers_of(options.variant, options.batch, options.size).items():

@@ -54,13 +54,13 @@ def jaxlesion_step(args: argparse.Namespace):
         variables, batch = replicate(mine, variables), shard_batch(mine)(batch)
         return lambda: predict(variables, batch).block_until_ready(), name
     optimiser = make_optimiser(OptimConfig())
-    train = make_train_step(model, optimiser, OptimConfig(), seed=0, recipe=RecipeSpec(), mesh=mesh)
+    train = make_train_step(model, optimiser, OptimConfig(), recipe=RecipeSpec(), mesh=mesh)
     train, batch = compile_before_running(train), shard_batch(mesh)(batch)
     state = replicate(mesh, create_state(variables, optimiser, total_steps=1000))
 
     def step() -> None:
         nonlocal state
-        state, metrics = train(state, batch)
+        state, metrics = train(state, batch, np.uint32(0))
         jax.block_until_ready((state, metrics))
 
     return step, name

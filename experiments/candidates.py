@@ -59,6 +59,52 @@ CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
         "size-224": Candidate("224 px", "--epochs 5 --data.image-size 224"),
         "views": Candidate("8 views at prediction", views=8, trained_as="paper"),
         "best": Candidate("the preset `best`", preset="best"),
+        **{
+            name: Candidate(f"`best`, {change}", options, preset="best")
+            for name, (change, options) in {
+                "best-10": ("10 epochs", "--epochs 10"),
+                "best-20": ("20 epochs", "--epochs 20"),
+                "best-1e-4": ("step size 1e-4, 10 epochs", "--epochs 10 --optim.learning-rate 1e-4"),
+                "best-1e-3": ("step size 1e-3", "--optim.learning-rate 1e-3"),
+                "best-strong": ("recipe strong", "--augment.recipe strong"),
+                "best-strong-12": ("recipe strong, 12 epochs", "--augment.recipe strong --epochs 12"),
+                "best-mixup-12": ("mixup, 12 epochs", "--augment.mixup 0.2 --epochs 12"),
+                "best-cutmix-12": ("CutMix, 12 epochs", "--augment.cutmix 1 --epochs 12"),
+                "best-crop-12": ("random resized crops, 12 epochs", "--augment.crop 0.4 --epochs 12"),
+                "best-decay-10": ("weight decay, 10 epochs", "--optim.weight-decay 0.05 --epochs 10"),
+                "best-layers": ("smaller steps in early layers", "--optim.layer-decay 0.8"),
+                "best-layers-12": (
+                    "smaller steps in early layers, 12 epochs",
+                    "--optim.layer-decay 0.8 --epochs 12",
+                ),
+                "best-head": ("classifier alone in the first epoch", "--optim.head-epochs 1"),
+                "best-even": ("as many positives in each batch", "--sampling.even"),
+                "best-few": (
+                    "3 negatives a positive, 14 epochs",
+                    "--sampling.negatives-per-positive 3 --epochs 14",
+                ),
+                "best-many": ("20 negatives a positive, 3 epochs", "--sampling.negatives-per-positive 20 --epochs 3"),
+                "best-smoothing": ("label smoothing", "--optim.label-smoothing 0.1"),
+                "best-batch-64": (
+                    "batches of 64, step size 6e-4",
+                    "--data.batch-size 64 --optim.learning-rate 6e-4",
+                ),
+                "best-dropout-10": (
+                    "twice the dropout and drop path, 10 epochs",
+                    "--model.dropout 0.4 --model.drop-path 0.2 --epochs 10",
+                ),
+                "best-ema-10": ("slower moving average, 10 epochs", "--optim.ema 0.998 --epochs 10"),
+                "best-all-15": (
+                    "strong, mixup, weight decay, smaller steps in early layers, 15 epochs",
+                    "--augment.recipe strong --augment.mixup 0.2 --optim.weight-decay 0.05 --optim.layer-decay 0.8 "
+                    "--epochs 15",
+                ),
+                "best-96": ("96 px", "--data.image-size 96"),
+                "best-160": ("160 px", "--data.image-size 160"),
+                "best-192": ("192 px", "--data.image-size 192"),
+                "best-224": ("224 px", "--data.image-size 224"),
+            }.items()
+        },
         "best-views": Candidate("the preset `best`, 8 views at prediction", views=8, trained_as="best"),
         "best-weights": Candidate(
             "the same, mean of the seeds' weights", views=8, trained_as="best", over_seeds="weights"

@@ -5,8 +5,8 @@
 Folds 0 and 1 choose: a recipe is made on what they say. Folds 2 to 4 decide: give `--fold 2 3 4 --only paper best`.
 Prints the planned hours, trains what is missing into `--out`/runs, and writes `recipes.md` and `recipes.json`, a line
 as soon as its runs are finished. Give the same command again to resume. Hardware: on two cores about 28 images a
-second at 128 px, ten minutes a fold and seed; on a GPU add `--backend jax`, which needs no TensorFlow. Result:
-docs/recipes.md.
+second at 128 px, ten minutes a fold and seed; on a GPU add `--backend jax --jobs 12`, which needs no TensorFlow and
+trains as many runs side by side. Result: docs/recipes.md.
 """
 
 import json
@@ -23,14 +23,15 @@ from scipy import special
 
 from experiments.candidates import CANDIDATES, FIRST
 from experiments.results import differences, environment, hash_of_ids, markdown, shown
+from experiments.together import train_plainly, train_together
 from jaxlesion.core import fields
 from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import without_nan, write_atomic
+from jaxlesion.core.files import sha256, without_nan, write_atomic
 from jaxlesion.data.batches import open_batches
 from jaxlesion.data.dataset import fingerprint
 from jaxlesion.data.open import open_dataset
-from jaxlesion.data.predictions import CALIBRATED, read_predictions
+from jaxlesion.data.predictions import CALIBRATED, read_predictions, write_predictions
 from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation.bootstrap import RESAMPLES
 from jaxlesion.evaluation.calibration import logit
@@ -39,7 +40,6 @@ from jaxlesion.evaluation.summary import POOLED, Estimate, EvalOptions, summaris
 from jaxlesion.inference.predictor import predict_out_of_fold
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.train import train
 from jaxlesion.ui.console import ProgressBar
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse, parse_train
@@ -90,6 +90,8 @@ class Recipes:
     """Benign rows for each malignant one, where the candidate is not about them."""
     backend: Literal["jax", "albumentations"] | None = None
     """Augmentation: inside the step or on the host [default: the preset's]."""
+    jobs: int = 1
+    """Runs that are trained side by side; a GPU has room for a dozen, a few cores for one."""
     resamples: int = RESAMPLES
     """Draws for the intervals."""
     shrink: bool = False
@@ -108,6 +110,8 @@ def recipes(config: Recipes) -> Path:
     if len(set(config.fold)) < 2:
         raise InputError("--fold: give two folds or more, since each is calibrated by others")
     say(plan(config, names))
+    if config.jobs > 1:
+        train_together(missing_runs(config, names), config.jobs, trained)
     path = config.out / "recipes.md"
     for name in names:
         tables = predictions(config, name)
@@ -124,6 +128,7 @@ def training(config: Recipes, name: str, seed: int) -> TrainConfig:
     name = CANDIDATES[name].trained_as or name
     candidate = CANDIDATES[name]
     common = ["--preset", candidate.preset, "--data-dir", str(config.data_dir), "--weights", config.weights]
+    common += ["--model.dtype", "float32"]  # on every machine, so that lines can be compared
     common += ["--folds.stratify", "--data.image-size", str(config.image_size), "--data.seed", str(seed)]
     common += ["--sampling.negatives-per-positive", f"{config.negatives_per_positive:g}"]
     last = ["--augment.backend", config.backend] if config.backend else []
@@ -159,14 +164,31 @@ def predictions(config: Recipes, name: str) -> list[pd.DataFrame]:
 def trained(wanted: TrainConfig) -> Run:
     """Return a run with its folds finished, and count what it takes."""
     with core_seconds(wanted.run_dir, finished(wanted)):
-        return train(wanted)
+        return train_plainly(wanted)
+
+
+def missing_runs(config: Recipes, names: list[str]) -> list[TrainConfig]:
+    """Return the configurations of the runs that are not finished, the first seed of all candidates first."""
+    trained_as = dict.fromkeys(CANDIDATES[name].trained_as or name for name in names)
+    wanted = [training(config, name, seed) for seed in config.seeds for name in trained_as]
+    return [one for one in wanted if set(config.fold) - set(finished(one))]
 
 
 def of_views(run: Run, views: int, others: Sequence[Run] = ()) -> pd.DataFrame:
-    """Return the out-of-fold Predictions of several views of each image, by the mean of all runs' weights."""
-    dataset, lesions = run.open_data()
-    batches = open_batches(run.config.data, lesions, dataset, fingerprint(dataset)["images"])
-    return predict_out_of_fold(run, lesions, batches, "last", ProgressBar, views, others)
+    """Return the out-of-fold Predictions of several views of each image, by the mean of all runs' weights.
+
+    They are kept in a file of the run beside what they were made of, for a machine that has no checkpoints.
+    """
+    runs = (run, *others)
+    path = run.folder / ("-".join(["views", str(views), *(one.folder.name for one in others)]) + ".csv")
+    made_of = {f"{one.folder.name}/oof.csv": sha256(one.folder / "oof.csv") for one in runs}
+    about = path.with_suffix(".json")
+    if not (path.is_file() and about.is_file() and json.loads(about.read_text()) == made_of):
+        dataset, lesions = run.open_data()
+        batches = open_batches(run.config.data, lesions, dataset, fingerprint(dataset)["images"])
+        write_predictions(path, predict_out_of_fold(run, lesions, batches, "last", ProgressBar, views, others))
+        write_atomic(about, json.dumps(made_of))
+    return read_predictions(path)
 
 
 def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -192,7 +214,7 @@ def line(config: Recipes, name: str, table: pd.DataFrame, first: pd.DataFrame) -
     runs = [Run.open(training(config, name, seed).run_dir) for seed in config.seeds]
     own = table[table["isic_id"].str.endswith("/0")]
     own = own.assign(isic_id=own["isic_id"].str.removesuffix("/0"))
-    costs = [] if CANDIDATES[name].trained_as else [spent(run) for run in runs]
+    costs = [] if CANDIDATES[name].trained_as else [spent(run) for run in runs if on_cpu(run)]
     return {
         "name": name,
         "change": CANDIDATES[name].change,
@@ -234,6 +256,11 @@ def core_seconds(folder: Path, done: list[int]) -> Iterator[None]:
             write_atomic(path, json.dumps({"folds": before["folds"] + more, "seconds": seconds}))
 
 
+def on_cpu(run: Run) -> bool:
+    """Return whether a run was begun without an accelerator, beside whose time a core's says nothing."""
+    return all(device == "cpu" for device in run.manifest["devices"])
+
+
 def spent(run: Run) -> float | None:
     """Return the core seconds that a run took for each of its folds; None where they were not counted."""
     path = run.folder / SPENT
@@ -245,14 +272,12 @@ def plan(config: Recipes, names: list[str]) -> str:
     """Return a sentence on the runs that are missing and about how long they take."""
     folds, images = 0, 0.0
     lesions = open_dataset(config.data_dir, columns=KEYS).lesions
-    for name in dict.fromkeys(CANDIDATES[name].trained_as or name for name in names):
-        for seed in config.seeds:
-            wanted = training(config, name, seed)
-            missing = len(set(config.fold) - set(finished(wanted)))
-            sampled = lesions["target"].sum() * (1 + wanted.sampling.negatives_per_positive)
-            share = 1 - 1 / wanted.folds.n
-            folds += missing
-            images += missing * wanted.epochs * sampled * share * (wanted.data.image_size / AT) ** 2
+    for wanted in missing_runs(config, names):
+        missing = len(set(config.fold) - set(finished(wanted)))
+        sampled = lesions["target"].sum() * (1 + wanted.sampling.negatives_per_positive)
+        share = 1 - 1 / wanted.folds.n
+        folds += missing
+        images += missing * wanted.epochs * sampled * share * (wanted.data.image_size / AT) ** 2
     hours = images / RATE / 3600
     return f"{len(names)} candidates, {folds} folds to train: about {hours:.1f} hours of two cores, less on a GPU"
 

@@ -168,8 +168,8 @@ def interfere() -> None:
     def spoilt(*args, **options):
         step = make_train_step(*args, **options)
 
-        def spoilt_step(state, batch):
-            state, metrics = step(state, batch)
+        def spoilt_step(state, batch, seed):
+            state, metrics = step(state, batch, seed)
             if "nan" in PLAN and PLAN["nan"] == int(state.step):
                 metrics = metrics | {"loss": metrics["loss"] * float("nan")}
             return state, metrics

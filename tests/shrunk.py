@@ -25,7 +25,7 @@ EXPERIMENT = "--shrink --fold 0 --bootstrap 20"
 OPTIONS = {
     "experiments.table1": EXPERIMENT,
     "experiments.all": f"{EXPERIMENT} --only table1 table8",
-    "experiments.recipes": "--shrink --only few-negatives --resamples 20",
+    "experiments.recipes": "--shrink --only few-negatives --resamples 20 --jobs 1",
     "experiments.frontier": "--trained tiny --untrained efficientnetv2_b0 --sizes 32 --batch 4 --turns 1",
     "experiments.coverage": "--sets 2 --resamples 20 --patients 60 --malignant 16",
     "experiments.scale": (

@@ -71,10 +71,12 @@ class RandomAccessFile:
 def is_stream(path: Path) -> bool:
     """Return whether writing to `path` replaces nothing: `-` (standard output), a pipe, a device, /dev/stdout.
 
+    Files in /dev/shm, which is a file system in memory, are files as any other.
+
     Raises:
         OSError: the path cannot be looked at, such as one that is too long.
     """
-    if path == STDOUT or os.path.realpath(path.parent).startswith(("/dev/", "/proc/")):
+    if path == STDOUT or os.path.realpath(path.parent).startswith(("/dev/fd", "/proc/")):
         return True  # /dev/fd/3 may be a regular file that other output goes to as well
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)

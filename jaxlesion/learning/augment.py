@@ -31,8 +31,10 @@ class Draw(NamedTuple):
     lift: jax.Array  # float32, brightness: levels added after it
 
 
-def augment(images: jax.Array, spec: RecipeSpec, seed: int, epoch: jax.Array | int, rows: jax.Array) -> jax.Array:
-    """Augment a batch. `epoch` and `rows` may be traced: another epoch needs no other program.
+def augment(
+    images: jax.Array, spec: RecipeSpec, seed: jax.Array | int, epoch: jax.Array | int, rows: jax.Array
+) -> jax.Array:
+    """Augment a batch. `seed`, `epoch` and `rows` may be traced: another epoch needs no other program.
 
     Args:
         images: uint8 [b, h, w, 3].

@@ -33,29 +33,27 @@ def make_train_step(
     optimiser: optax.GradientTransformation,
     config: OptimConfig,
     *,
-    seed: int,
     recipe: RecipeSpec,
     mesh: Mesh,
     mixing: Mixing = Mixing(),  # noqa: B008 - a constant
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Return the jitted optimiser step on one batch, which donates its input state.
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """Return the jitted optimiser step on one batch with the seed, uint32 [], which donates its input state.
 
     Dropout, stochastic depth and mixing draw from (seed, step), augmentation by `recipe` from (seed, epoch, row), so
-    that a resumed run repeats them. Metrics are `loss` and `grad_norm`, both []: where either is not finite,
-    the new state is worthless.
+    that a resumed run repeats them; all seeds share a program. Metrics are `loss` and `grad_norm`, both []: where
+    either is not finite, the new state is worthless.
 
     Args:
         model: the network.
         optimiser: from `make_optimiser`.
         config: schedule, weight of the positives and moving average.
-        seed: of what is drawn.
         recipe: augmentation of uint8 images; `RecipeSpec()` where the host has augmented them.
         mesh: that the batch is split over.
         mixing: of images and labels.
     """
     differentiate = _make_differentiate(model, config, mesh)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         images, label = batch["image"], batch["label"]
         if config.label_smoothing:

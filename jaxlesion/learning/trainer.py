@@ -133,12 +133,10 @@ class Training:
         config = self.config
         recipe = config.augment.spec if self.host_recipe is None else RecipeSpec()
         optimiser = make_optimiser(config.optim)
-        seed = config.data.seed
         mixing = Mixing(config.augment.mixup, config.augment.cutmix)
-        step = make_train_step(
-            self.model, optimiser, config.optim, seed=seed, recipe=recipe, mesh=self.mesh, mixing=mixing
-        )
-        return vouching(compile_before_running(step))
+        step = make_train_step(self.model, optimiser, config.optim, recipe=recipe, mesh=self.mesh, mixing=mixing)
+        step, seed = vouching(compile_before_running(step)), np.uint32(config.data.seed)
+        return lambda state, batch: step(state, batch, seed)
 
     @cached_property
     def predict_step(self) -> Any:

@@ -1,11 +1,6 @@
-"""Convolutions, BatchNorm and the three blocks of EfficientNetV2, as Flax modules.
+"""BatchNorm and the three blocks of EfficientNetV2, as Flax modules on maps [b,h,w,c].
 
-Submodules carry timm's names, so that `port` needs rules and no table. Images and maps are [b,h,w,c]; a convolution
-kernel is [k,k,in/groups,out]; padding is TensorFlow's "SAME", which is asymmetric for a stride of 2.
-
-XLA's own convolutions are slow on the CPU where they are depthwise or 1x1, and in the kernel's gradient of wide
-3x3 ones, so there these have a second form: the same sums written as shifted and as matrix products. `IMPL` chooses
-between them; nothing else does.
+Submodules carry timm's names, so that `port` needs rules and no table.
 """
 
 from functools import partial
@@ -15,102 +10,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# "auto": the fast forms on the CPU, XLA's own elsewhere; `with IMPL("native"):` or "fast" for what is called within.
-# "shapes": what is traced fastest, where only the shapes of the parameters are wanted.
-IMPL = jax.make_user_context("auto")
+from jaxlesion.model.convolve import IMPL, channel_sum, convolve
+
 HEAD = "classifier"  # the top-level key of the classifier in `params`
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.9  # of the running value; torch calls it 0.1
 
 
-def use_fast() -> bool:
-    """Return whether to use the forms made for the CPU; JAX traces again when `IMPL` changes."""
-    return IMPL.value == "fast" or (IMPL.value == "auto" and jax.default_backend() == "cpu")
-
-
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolve [b,h,w,c] with [k,k,c,o], or depthwise with [k,k,1,c], to [b,ceil(h/stride),ceil(w/stride),o]."""
-    if not use_fast():
-        return _native(x, kernel, stride)
-    if kernel.shape[:2] == (1, 1) and stride == 1 and not _is_depthwise(x, kernel):
-        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-    # Of a narrow map XLA's own gradient is the faster one: 19 ms against 27 for [8,112,112,32] by 3x3x16.
-    narrow = not _is_depthwise(x, kernel) and kernel.shape[3] <= 32
-    return _native(x, kernel, stride) if narrow else _fast(x, kernel, stride)
-
-
-def _is_depthwise(x: jax.Array, kernel: jax.Array) -> bool:
-    return kernel.shape[2] == 1 < x.shape[-1]
-
-
-def _native(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    groups = x.shape[-1] if _is_depthwise(x, kernel) else 1
-    layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), "SAME", dimension_numbers=layout, feature_group_count=groups
-    )
-
-
-def _pad_same(x: jax.Array, size: int, stride: int) -> jax.Array:
-    return jnp.pad(x, ((0, 0), *lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME"), (0, 0)))
-
-
-def _shifts(x: jax.Array, size: int, stride: int, rows: int, cols: int) -> list[jax.Array]:
-    """Return the `size * size` strided views of a padded map, each [b,rows,cols,c], that a convolution sums."""
-    high, wide = (rows - 1) * stride + 1, (cols - 1) * stride + 1
-    return [x[:, i : i + high : stride, j : j + wide : stride] for i in range(size) for j in range(size)]
-
-
-def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    if not _is_depthwise(x, kernel):
-        return _native(x, kernel, stride)
-    size = kernel.shape[0]
-    rows, cols = (-(-side // stride) for side in x.shape[1:3])
-    views = _shifts(_pad_same(x, size, stride), size, stride, rows, cols)
-    return sum(view * weight for view, weight in zip(views, kernel.reshape(size * size, 1, 1, 1, -1), strict=True))
-
-
-_fast = jax.custom_vjp(_forward, nondiff_argnums=(2,))
-
-
-def _save(x, kernel, stride):
-    return _forward(x, kernel, stride), (x, kernel)
-
-
-def _gradients(stride, saved, dy):
-    """Return the gradients. The kernel's is summed row by row of the output: all rows at once would leave the cache."""
-    x, kernel = saved
-    size = kernel.shape[0]
-    padded = _pad_same(x, size, stride)
-
-    def add_row(total, row):
-        views = _shifts(lax.dynamic_slice_in_dim(padded, row * stride, size, 1), size, stride, 1, dy.shape[2])
-        dy_row = lax.dynamic_slice_in_dim(dy, row, 1, 1)
-        if _is_depthwise(x, kernel):
-            return total + jnp.stack([_channel_sum(view * dy_row) for view in views])[:, None], None
-        columns, over = jnp.concatenate(views, -1), ((0, 1, 2), (0, 1, 2))
-        product = lax.dot_general(columns, dy_row, (over, ((), ())), preferred_element_type=jnp.float32)
-        return total + product.reshape(total.shape), None
-
-    total, _ = lax.scan(add_row, jnp.zeros((size * size, *kernel.shape[2:])), jnp.arange(dy.shape[1]))
-    if _is_depthwise(x, kernel) and stride == 1:
-        dx = _forward(dy, kernel[::-1, ::-1], 1)  # by differentiation a sum of padded maps, which is slow
-    else:
-        (dx,) = jax.vjp(lambda x: _forward(x, kernel, stride), x)[1](dy)
-    return dx, total.reshape(kernel.shape).astype(kernel.dtype)
-
-
-_fast.defvjp(_save, _gradients)
-
-
 def _as_map(vector: jax.Array) -> jax.Array:
     """Reshape [c] to [1,1,1,c]."""
     return vector.reshape(1, 1, 1, -1)
-
-
-def _channel_sum(x: jax.Array) -> jax.Array:
-    """Sum [b,h,w,c] to [c] in float32."""
-    return x.sum((0, 1, 2), dtype=jnp.float32)
 
 
 def _parameter(module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]) -> jax.Array:
@@ -201,8 +110,8 @@ def _count(x: jax.Array, axis_name: str | None) -> int:
 def _normalise(x, scale, bias, axis_name):
     count = _count(x, None)
     wide = x.astype(jnp.float32)
-    mean = _channel_sum(wide) / count
-    var = _channel_sum(jnp.square(wide - _as_map(mean))) / count  # two passes: E[x^2] - E[x]^2 cancels
+    mean = channel_sum(wide) / count
+    var = channel_sum(jnp.square(wide - _as_map(mean))) / count  # two passes: E[x^2] - E[x]^2 cancels
     if axis_name is not None:  # one exchange between the devices: the mean of variances and the variance of means
         gathered = lax.all_gather(jnp.stack([mean, var]), axis_name)
         mean, var = gathered.mean(0)
@@ -218,7 +127,7 @@ def _normalise_back(axis_name, saved, cotangents):
     count = _count(x, axis_name)
     inverse = lax.rsqrt(var + BN_EPS)
     normal = (x.astype(jnp.float32) - _as_map(mean)) * _as_map(inverse)
-    dbias, dscale = _channel_sum(dy), _channel_sum(dy * normal)
+    dbias, dscale = channel_sum(dy), channel_sum(dy * normal)
     # Only the input's gradient needs the sums over all devices here; the parameters' are summed once, by the step.
     all_dbias, all_dscale = (dbias, dscale) if axis_name is None else lax.psum((dbias, dscale), axis_name)
     dx = _as_map(scale * inverse) * (dy - _as_map(all_dbias / count) - normal * _as_map(all_dscale / count))

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlesion.model.blocks import IMPL, kernel_std
+from jaxlesion.model.blocks import kernel_std
+from jaxlesion.model.convolve import IMPL
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 

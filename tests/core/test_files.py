@@ -4,6 +4,7 @@ import ast
 import contextlib
 import hashlib
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,6 +56,16 @@ def test_writes_and_replaces(tmp_path, content, stored):
         write_atomic(path, content)
         assert path.read_bytes() == stored
     assert os.listdir(tmp_path) == ["table.csv"]
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="this system has no /dev/shm")
+def test_a_file_in_shared_memory_is_replaced_as_any_other():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "file"
+        for content in ("first", "second"):
+            write_atomic(path, content)
+            assert path.read_text() == content
+        assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_new_file_has_the_rights_any_new_file_has(tmp_path):

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `experiments` is
 
 from experiments import bench_layers
 from experiments.bench_layers import Layer, Layers, layers_of
-from jaxlesion.model import blocks
+from jaxlesion.model.convolve import IMPL
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_every_layer_has_a_row(dtype, capsys):
     assert len(rows) == len(layers_of("tiny", 2, 32))
     assert all(line.count("|") == 7 for line in rows)
     assert sum(" of which the best forms reach " in line for line in lines) == 2
-    assert blocks.IMPL.value == "auto"
+    assert IMPL.value == "auto"

@@ -25,6 +25,7 @@ def made(demo, tmp_path_factory):
     return config, path.read_text(), written
 
 
+@pytest.mark.extra
 def test_a_finished_fold_is_not_trained_again(made):
     config, _, written = made
     names = {path.relative_to(config.out / "runs").as_posix() for path in written[0]}
@@ -32,6 +33,7 @@ def test_a_finished_fold_is_not_trained_again(made):
     assert written[0] == written[1]
 
 
+@pytest.mark.extra
 def test_each_candidate_has_a_line_and_the_first_its_values(made):
     config, text, _ = made
     lines = {one["name"]: one for one in json.loads((config.out / "recipes.json").read_text())}
@@ -47,6 +49,14 @@ def test_each_candidate_has_a_line_and_the_first_its_values(made):
     assert "used for choosing" in text
     assert "nothing was chosen on" not in text  # no such folds here
     assert str(config.data_dir) not in text
+
+
+@pytest.mark.extra
+def test_runs_side_by_side_are_those_one_after_the_other(made, tmp_path):
+    config, _, written = made
+    recipes.recipes(dataclasses.replace(config, out=tmp_path, jobs=2))
+    for path in written[0]:
+        assert (tmp_path / path.relative_to(config.out)).read_text() == path.read_text()
 
 
 def test_the_same_seed_twice_is_that_seed():
@@ -67,6 +77,7 @@ def test_candidates_are_commands_that_training_takes(demo, tmp_path):
     assert recipes.training(config, "views", 0) == recipes.training(config, "paper", 0)
 
 
+@pytest.mark.extra
 def test_one_model_of_two_equal_seeds_is_that_model(made, monkeypatch):
     config, *_ = made
     training = recipes.training

@@ -29,13 +29,18 @@ def make_batch(n: int = 8, size: int = 32, seed: int = 0, real: int | None = Non
     }
 
 
+def train_step(*args, seed: int = 0, **options):
+    """Return a jitted train step with its seed."""
+    return functools.partial(make_train_step(*args, **options), seed=np.uint32(seed))
+
+
 @functools.cache
 def parts(ema: float | None = None, **options):
     """Return initial variables, optimiser, train step and predict step; built once per set of options."""
     model = build_model(ModelConfig(**{"variant": "tiny", "dtype": "float32", **options}))
     config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant", ema=ema)
     optimiser = make_optimiser(config)
-    step = make_train_step(model, optimiser, config, seed=0, recipe=RecipeSpec(), mesh=data_mesh(8))
+    step = train_step(model, optimiser, config, recipe=RecipeSpec(), mesh=data_mesh(8))
     return jax.tree.map(np.asarray, init_variables(model, 0)), optimiser, step, make_predict_step(model)
 
 
@@ -75,7 +80,7 @@ def test_one_device_and_two_give_the_same_step():
     results = []
     for devices in (1, 2):
         mesh = data_mesh(8, jax.devices()[:devices])
-        step = make_train_step(model, optax.identity(), config, seed=0, recipe=RECIPES["full"], mesh=mesh)
+        step = train_step(model, optax.identity(), config, recipe=RECIPES["full"], mesh=mesh)
         state, losses = jax.device_put(create_state(variables, optax.identity()), replicated(mesh)), []
         state = train_batches(
             step, state, [make_batch(seed=k) for k in range(3)], shard_batch(mesh), StepHooks(losses.append)
@@ -84,6 +89,20 @@ def test_one_device_and_two_give_the_same_step():
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     for one, two in zip(results[0][1], results[1][1], strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+def test_another_seed_draws_otherwise_by_the_same_program():
+    model = build_model(ModelConfig(variant="tiny", dtype="float32", dropout=0.5))
+    config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant")
+    mesh = data_mesh(8, jax.devices()[:1])
+    step = make_train_step(model, optax.identity(), config, recipe=RECIPES["light"], mesh=mesh)
+    losses = []
+    for seed in (0, 1, 2**32 - 1, 0):
+        state = jax.device_put(create_state(parts()[0], optax.identity()), replicated(mesh))
+        losses.append(float(step(state, shard_batch(mesh)(make_batch()), np.uint32(seed))[1]["loss"]))
+    assert len(set(losses)) == 3
+    assert losses[0] == losses[3]
+    assert step._cache_size() == 1
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
@@ -107,7 +126,7 @@ def test_a_frozen_step_is_that_of_the_whole_network_with_the_rest_held():
     config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant", clip=0.01, weight_decay=0.1)
     optimiser = make_optimiser(config)
     mesh = data_mesh(8)
-    step = make_train_step(model, optimiser, config, seed=0, recipe=RecipeSpec(), mesh=mesh)
+    step = train_step(model, optimiser, config, recipe=RecipeSpec(), mesh=mesh)
     variables, rng = parts()[0], np.random.default_rng(3)
     batch = make_batch() | {"image": rng.standard_normal((8, 48)).astype(np.float32)}  # features
     head = variables["params"]["classifier"]
@@ -196,7 +215,7 @@ def test_smoothed_labels_are_nearer_to_one_half():
     losses = {}
     for share in (0.0, 0.2, 0.99):
         config = OptimConfig(label_smoothing=share)
-        step = make_train_step(model, optimiser, config, seed=0, recipe=RecipeSpec(), mesh=mesh)
+        step = train_step(model, optimiser, config, recipe=RecipeSpec(), mesh=mesh)
         state = jax.device_put(create_state(variables, optimiser), replicated(mesh))
         losses[share] = float(step(state, shard_batch(mesh)(batch))[1]["loss"])
     sure, even = losses[0.0], losses[0.99]

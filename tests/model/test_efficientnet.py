@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlesion.model import blocks
 from jaxlesion.model.blocks import HEAD
+from jaxlesion.model.convolve import FORMS, IMPL
 from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2
 
 TINY = VARIANTS["tiny"]
@@ -99,16 +99,17 @@ def test_an_image_does_not_see_its_batch_in_evaluation(variables):
     np.testing.assert_allclose(evaluate(model, variables, IMAGES[:1])[0], logits[:1], atol=1e-5)
 
 
-def test_fast_and_native_train_alike(variables):
+def test_all_forms_of_convolutions_train_alike(variables):
     results, programs = [], set()
     step = jax.jit(lambda variables: train_step(EfficientNetV2(SMALL), variables))
-    for impl in ("fast", "native"):
-        with blocks.IMPL(impl):
+    for form in FORMS:
+        with IMPL(form):
             results.append(step(variables))
             programs.add(step.lower(variables).as_text())
-    assert len(programs) == 2
-    for fast, native in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(fast, native, rtol=0, atol=1e-4 * float(jnp.abs(native).max()) + 1e-6)
+    assert len(programs) == len(FORMS)
+    for native, *others in zip(*map(jax.tree.leaves, results), strict=True):
+        for other in others:
+            np.testing.assert_allclose(other, native, rtol=0, atol=1e-4 * float(jnp.abs(native).max()) + 1e-6)
 
 
 def test_a_frozen_backbone_learns_nothing_and_changes_nothing(variables):

@@ -76,11 +76,14 @@ def interrupted(waits):
 
 def test_an_interrupt_does_not_end_a_notebook(monkeypatch):
     monkeypatch.setattr(builtins, "get_ipython", lambda: None, raising=False)
-    for waits in (False, True):
-        before = signal.getsignal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            interrupted(waits)
-        assert signal.getsignal(signal.SIGINT) is before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore SIGINT
+    try:
+        for waits in (False, True):
+            with pytest.raises(KeyboardInterrupt):
+                interrupted(waits)
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_is_told_where_standard_error_has_no_descriptor(monkeypatch):
