@@ -29,6 +29,49 @@ class Candidate:
     over_seeds: Literal["weights", "predictions"] | None = None
 
 
+GUESS = "--epochs 5 --model.dropout 0.2 --model.drop-path 0.1"
+CHANGES_TO_GUESS = {
+    "guess": ("negatives anew, scale and shift, dropout, drop path, larger steps, moving average", ""),
+    "guess-10": ("10 epochs", "--epochs 10"),
+    "guess-20": ("20 epochs", "--epochs 20"),
+    "guess-1e-4": ("step size 1e-4, 10 epochs", "--epochs 10 --optim.learning-rate 1e-4"),
+    "guess-1e-3": ("step size 1e-3", "--optim.learning-rate 1e-3"),
+    "guess-strong": ("recipe strong", "--augment.recipe strong"),
+    "guess-strong-12": ("recipe strong, 12 epochs", "--augment.recipe strong --epochs 12"),
+    "guess-mixup-12": ("mixup, 12 epochs", "--augment.mixup 0.2 --epochs 12"),
+    "guess-cutmix-12": ("CutMix, 12 epochs", "--augment.cutmix 1 --epochs 12"),
+    "guess-crop-12": ("random resized crops, 12 epochs", "--augment.crop 0.4 --epochs 12"),
+    "guess-decay-10": ("weight decay, 10 epochs", "--optim.weight-decay 0.05 --epochs 10"),
+    "guess-layers": ("smaller steps in early layers", "--optim.layer-decay 0.8"),
+    "guess-layers-12": ("smaller steps in early layers, 12 epochs", "--optim.layer-decay 0.8 --epochs 12"),
+    "guess-head": ("classifier alone in the first epoch", "--optim.head-epochs 1"),
+    "guess-even": ("as many positives in each batch", "--sampling.even"),
+    "guess-few": ("3 negatives a positive, 14 epochs", "--sampling.negatives-per-positive 3 --epochs 14"),
+    "guess-many": ("20 negatives a positive, 3 epochs", "--sampling.negatives-per-positive 20 --epochs 3"),
+    "guess-smoothing": ("label smoothing", "--optim.label-smoothing 0.1"),
+    "guess-batch-64": ("batches of 64, step size 6e-4", "--data.batch-size 64 --optim.learning-rate 6e-4"),
+    "guess-ema-10": ("slower moving average, 10 epochs", "--optim.ema 0.998 --epochs 10"),
+    "guess-all-15": (
+        "strong, mixup, weight decay, smaller steps in early layers, 15 epochs",
+        "--augment.recipe strong --augment.mixup 0.2 --optim.weight-decay 0.05 --optim.layer-decay 0.8 --epochs 15",
+    ),
+    "guess-96": ("96 px", "--data.image-size 96"),
+    "guess-160": ("160 px", "--data.image-size 160"),
+    "guess-192": ("192 px", "--data.image-size 192"),
+    "guess-224": ("224 px", "--data.image-size 224"),
+}
+
+
+def _guesses() -> dict[str, Candidate]:
+    """Return a first guess of several changes together, and what was tried on it, each also by 8 views."""
+    found = {}
+    for name, (change, options) in CHANGES_TO_GUESS.items():
+        text = f"a first guess{':' if name == 'guess' else ','} {change}"
+        found[name] = Candidate(text, f"{GUESS} {options}".strip(), preset="best")
+        found[f"{name}-views"] = Candidate(f"{text}; 8 views", preset="best", views=8, trained_as=name)
+    return found
+
+
 CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
     {
         "paper": Candidate("the paper's recipe, 5 epochs", "--epochs 5"),
@@ -58,53 +101,8 @@ CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
         "size-160": Candidate("160 px", "--epochs 5 --data.image-size 160"),
         "size-224": Candidate("224 px", "--epochs 5 --data.image-size 224"),
         "views": Candidate("8 views at prediction", views=8, trained_as="paper"),
+        **_guesses(),
         "best": Candidate("the preset `best`", preset="best"),
-        **{
-            name: Candidate(f"`best`, {change}", options, preset="best")
-            for name, (change, options) in {
-                "best-10": ("10 epochs", "--epochs 10"),
-                "best-20": ("20 epochs", "--epochs 20"),
-                "best-1e-4": ("step size 1e-4, 10 epochs", "--epochs 10 --optim.learning-rate 1e-4"),
-                "best-1e-3": ("step size 1e-3", "--optim.learning-rate 1e-3"),
-                "best-strong": ("recipe strong", "--augment.recipe strong"),
-                "best-strong-12": ("recipe strong, 12 epochs", "--augment.recipe strong --epochs 12"),
-                "best-mixup-12": ("mixup, 12 epochs", "--augment.mixup 0.2 --epochs 12"),
-                "best-cutmix-12": ("CutMix, 12 epochs", "--augment.cutmix 1 --epochs 12"),
-                "best-crop-12": ("random resized crops, 12 epochs", "--augment.crop 0.4 --epochs 12"),
-                "best-decay-10": ("weight decay, 10 epochs", "--optim.weight-decay 0.05 --epochs 10"),
-                "best-layers": ("smaller steps in early layers", "--optim.layer-decay 0.8"),
-                "best-layers-12": (
-                    "smaller steps in early layers, 12 epochs",
-                    "--optim.layer-decay 0.8 --epochs 12",
-                ),
-                "best-head": ("classifier alone in the first epoch", "--optim.head-epochs 1"),
-                "best-even": ("as many positives in each batch", "--sampling.even"),
-                "best-few": (
-                    "3 negatives a positive, 14 epochs",
-                    "--sampling.negatives-per-positive 3 --epochs 14",
-                ),
-                "best-many": ("20 negatives a positive, 3 epochs", "--sampling.negatives-per-positive 20 --epochs 3"),
-                "best-smoothing": ("label smoothing", "--optim.label-smoothing 0.1"),
-                "best-batch-64": (
-                    "batches of 64, step size 6e-4",
-                    "--data.batch-size 64 --optim.learning-rate 6e-4",
-                ),
-                "best-dropout-10": (
-                    "twice the dropout and drop path, 10 epochs",
-                    "--model.dropout 0.4 --model.drop-path 0.2 --epochs 10",
-                ),
-                "best-ema-10": ("slower moving average, 10 epochs", "--optim.ema 0.998 --epochs 10"),
-                "best-all-15": (
-                    "strong, mixup, weight decay, smaller steps in early layers, 15 epochs",
-                    "--augment.recipe strong --augment.mixup 0.2 --optim.weight-decay 0.05 --optim.layer-decay 0.8 "
-                    "--epochs 15",
-                ),
-                "best-96": ("96 px", "--data.image-size 96"),
-                "best-160": ("160 px", "--data.image-size 160"),
-                "best-192": ("192 px", "--data.image-size 192"),
-                "best-224": ("224 px", "--data.image-size 224"),
-            }.items()
-        },
         "best-views": Candidate("the preset `best`, 8 views at prediction", views=8, trained_as="best"),
         "best-weights": Candidate(
             "the same, mean of the seeds' weights", views=8, trained_as="best", over_seeds="weights"

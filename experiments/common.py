@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 
 from experiments import results
 from experiments.results import Section
+from experiments.together import missing_folds, train_together
 from jaxlesion.core import config as configuration
 from jaxlesion.core import fields
 from jaxlesion.core.config import Preset, TrainConfig
@@ -69,6 +70,7 @@ class Options:
     fold: tuple[int, ...] | Literal["all"]
     features: tuple[str, ...] | None
     bootstrap: int
+    jobs: int
     shrink: bool
     training: tuple[str, ...]
 
@@ -165,6 +167,12 @@ class Context:
         say(f"run {setting.name}: finished before")
         return run
 
+    def train_together(self, settings: Sequence[Setting]) -> None:
+        """Train what is missing of some runs, `--jobs` of them side by side."""
+        configs = [self.config_of(setting) for setting in dict.fromkeys(settings)]
+        missing = [fields.replace(config, {"resume": True}) for config in configs if missing_folds(config)]
+        train_together(missing, self.options.jobs)
+
     def folds(self, run: Run) -> list[int]:
         """Return the requested folds of a run, sorted."""
         return choose_folds(self.config.fold, sorted(run.folds_table()["fold"].unique().tolist()))
@@ -197,6 +205,8 @@ def perform(experiments: Sequence[Experiment], options: Options) -> Path:
     context = Context(options)
     _ = context.dataset, context.search_key  # wrong data or weights stop everything
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.jobs > 1:
+        context.train_together([setting for experiment in experiments for setting in experiment.runs])
     failed: dict[str, str] = {}
     written = options.out / "results.md"
     for number, experiment in enumerate(experiments, start=1):
@@ -251,6 +261,7 @@ def parse(argv: Sequence[str] | None, program: str, title: str, only: Sequence[s
     add("--fold", nargs="+", default=["all"], help="0, or 0 1 2, or all [default: all]; each costs as much again")
     add("--features", nargs="+", choices=("embedding", "pixels", "metadata"), help="of kNN [default: what there is]")
     add("--bootstrap", type=int, help=f"draws for the intervals, 0 for none [default: {RESAMPLES}]")
+    add("--jobs", type=int, default=1, help="runs trained side by side; a GPU has room for several [default: 1]")
     add("--shrink", action="store_true", help="try everything in a minute: tiny random network, 32 px, up to 4 epochs")
     if only:
         add("--only", nargs="+", choices=only, default=list(only), metavar="NAME", help=f"of {', '.join(only)}")
@@ -267,6 +278,8 @@ def parse(argv: Sequence[str] | None, program: str, title: str, only: Sequence[s
     resamples = given.bootstrap if given.bootstrap is not None else SHRUNK_RESAMPLES if given.shrink else RESAMPLES
     if resamples < 0:
         parser.error(f"--bootstrap is a number of draws, 0 for none, not {resamples}")
+    if given.jobs < 1:
+        parser.error(f"--jobs is a number of runs, at least 1, not {given.jobs}")
     options = Options(
         data_dir=given.data_dir,
         data_name=given.data_name or (given.data_dir.resolve().name if given.data_dir else "drawn demo lesions"),
@@ -274,6 +287,7 @@ def parse(argv: Sequence[str] | None, program: str, title: str, only: Sequence[s
         fold="all" if given.fold == ["all"] else tuple(sorted({int(word) for word in given.fold})),
         features=tuple(given.features) if given.features else None,
         bootstrap=resamples,
+        jobs=given.jobs,
         shrink=given.shrink,
         training=tuple(rest),
     )

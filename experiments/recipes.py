@@ -9,8 +9,10 @@ second at 128 px, ten minutes a fold and seed; on a GPU add `--backend jax --job
 trains as many runs side by side. Result: docs/recipes.md.
 """
 
+import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +24,9 @@ import pandas as pd
 from scipy import special
 
 from experiments.candidates import CANDIDATES, FIRST
-from experiments.results import differences, environment, hash_of_ids, markdown, shown
-from experiments.together import train_plainly, train_together
+from experiments.recipes_page import CHOOSING, METRICS, page
+from experiments.results import differences, environment, hash_of_ids
+from experiments.together import missing_folds, train_plainly, train_together
 from jaxlesion.core import fields
 from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
@@ -31,12 +34,12 @@ from jaxlesion.core.files import sha256, without_nan, write_atomic
 from jaxlesion.data.batches import open_batches
 from jaxlesion.data.dataset import fingerprint
 from jaxlesion.data.open import open_dataset
-from jaxlesion.data.predictions import CALIBRATED, read_predictions, write_predictions
+from jaxlesion.data.predictions import CALIBRATED, concatenate, read_predictions, write_predictions
 from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation.bootstrap import RESAMPLES
 from jaxlesion.evaluation.calibration import logit
 from jaxlesion.evaluation.compare import Comparison, compare
-from jaxlesion.evaluation.summary import POOLED, Estimate, EvalOptions, summarise
+from jaxlesion.evaluation.summary import POOLED, EvalOptions, summarise
 from jaxlesion.inference.predictor import predict_out_of_fold
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
@@ -45,8 +48,6 @@ from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse, parse_train
 from jaxlesion.ui.terminal import say
 
-CHOOSING = (0, 1)  # folds
-METRICS = (("AUC", "roc_auc"), ("pAUC", "pauc"), ("log loss", "log_loss"))
 IDENTITY = ("name", "base_size", "folds", "seeds")  # of a line
 SPENT = "core_seconds.json"
 RATE, AT = 28.0, 128  # images a second that two cores train on at 128 px: for the plan, before anything was measured
@@ -54,18 +55,6 @@ SHRUNK = (
     *("--model.variant", "tiny", "--data.image-size", "32", "--data.batch-size", "8", "--epochs", "1"),
     *("--optim.warmup-steps", "2", "--weights", "none", "--sampling.negatives-per-positive", "1"),
 )
-TITLE = """# Recipes
-
-What does each change to the paper's recipe bring? Every line below is a training on the same patients, which differs
-from the paper's recipe by what the line says. The first line has the paper's metrics. The others have their difference
-to it, with the 95 % interval of the difference by patient. Probabilities for the log loss are calibrated across folds.
-With several seeds, the metrics are of all seeds' predictions, each row ranked within its fold and seed.
-
-```bash
-python -m experiments.recipes --data-dir isic-2024-challenge --out recipes
-```"""
-DECIDING = "## Folds that nothing was chosen on"
-CHOSE = "## Folds 0 and 1: used for choosing"
 
 
 @dataclass(frozen=True)
@@ -145,9 +134,9 @@ def predictions(config: Recipes, name: str) -> list[pd.DataFrame]:
     runs = [trained(training(config, name, seed)) for seed in config.seeds]
     views, over_seeds = CANDIDATES[name].views, CANDIDATES[name].over_seeds
     if over_seeds == "weights":
-        tables = [of_views(runs[0], views, runs[1:])]
+        tables = [of_views(runs[0], config.fold, views, runs[1:])]
     elif views > 1:
-        tables = [of_views(run, views) for run in runs]
+        tables = [of_views(run, config.fold, views) for run in runs]
     else:
         tables = [read_predictions(run.folder / "oof.csv") for run in runs]
     tables = [table[table["fold"].isin(config.fold)].reset_index(drop=True) for table in tables]
@@ -163,7 +152,7 @@ def predictions(config: Recipes, name: str) -> list[pd.DataFrame]:
 
 def trained(wanted: TrainConfig) -> Run:
     """Return a run with its folds finished, and count what it takes."""
-    with core_seconds(wanted.run_dir, finished(wanted)):
+    with core_seconds(wanted.run_dir):
         return train_plainly(wanted)
 
 
@@ -171,24 +160,28 @@ def missing_runs(config: Recipes, names: list[str]) -> list[TrainConfig]:
     """Return the configurations of the runs that are not finished, the first seed of all candidates first."""
     trained_as = dict.fromkeys(CANDIDATES[name].trained_as or name for name in names)
     wanted = [training(config, name, seed) for seed in config.seeds for name in trained_as]
-    return [one for one in wanted if set(config.fold) - set(finished(one))]
+    return [one for one in wanted if missing_folds(one)]
 
 
-def of_views(run: Run, views: int, others: Sequence[Run] = ()) -> pd.DataFrame:
+def of_views(run: Run, folds: Sequence[int], views: int, others: Sequence[Run] = ()) -> pd.DataFrame:
     """Return the out-of-fold Predictions of several views of each image, by the mean of all runs' weights.
 
-    They are kept in a file of the run beside what they were made of, for a machine that has no checkpoints.
+    They are kept in each fold's folder, for the next table, and for a machine without checkpoints.
     """
-    runs = (run, *others)
-    path = run.folder / ("-".join(["views", str(views), *(one.folder.name for one in others)]) + ".csv")
-    made_of = {f"{one.folder.name}/oof.csv": sha256(one.folder / "oof.csv") for one in runs}
-    about = path.with_suffix(".json")
-    if not (path.is_file() and about.is_file() and json.loads(about.read_text()) == made_of):
+    paths = {fold: _kept(fold, views, (run, *others)) for fold in folds}
+    if missing := [fold for fold, path in paths.items() if not path.is_file()]:
         dataset, lesions = run.open_data()
         batches = open_batches(run.config.data, lesions, dataset, fingerprint(dataset)["images"])
-        write_predictions(path, predict_out_of_fold(run, lesions, batches, "last", ProgressBar, views, others))
-        write_atomic(about, json.dumps(made_of))
-    return read_predictions(path)
+        made = predict_out_of_fold(run, lesions, batches, "last", ProgressBar, views, others, missing)
+        for fold, table in made.groupby("fold"):
+            write_predictions(paths[fold], table)
+    return concatenate([read_predictions(path) for path in paths.values()])
+
+
+def _kept(fold: int, views: int, runs: Sequence[Run]) -> Path:
+    """Return the file of predictions that are made by these runs' checkpoints of a fold, named by a digest of them."""
+    made_by = "".join(sha256(run.fold(fold).oof) for run in runs)
+    return runs[0].fold(fold).folder / f"views-{views}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}.csv"
 
 
 def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -228,6 +221,7 @@ def line(config: Recipes, name: str, table: pd.DataFrame, first: pd.DataFrame) -
         "core_seconds": float(np.mean(costs)) if costs and None not in costs else None,
         "weights": Path(runs[0].manifest["weights"]["name"]).name,
         "options": differences(runs[0].config),
+        "trained_on": "; ".join(sorted({trained_on(run) for run in runs})),
         "made": environment(),
     }
 
@@ -237,23 +231,30 @@ def _difference(one: Comparison) -> list[float | None]:
     return [one.difference, one.low, one.high]
 
 
-def finished(wanted: TrainConfig) -> list[int]:
-    """Return the folds of a run, begun or not, that are finished."""
-    return Run.open(wanted.run_dir).finished_folds() if (wanted.run_dir / "config.json").is_file() else []
-
-
 @contextmanager
-def core_seconds(folder: Path, done: list[int]) -> Iterator[None]:
-    """Add the processor time of what is done inside, interrupted or not, to that of a run with finished folds."""
-    began, path = time.process_time(), folder / SPENT
+def core_seconds(folder: Path) -> Iterator[None]:
+    """Add the processor time of what is done inside, interrupted or not, to that of a run, begun or not."""
+
+    def finished() -> int:
+        return len(Run.open(folder).finished_folds()) if (folder / "config.json").is_file() else 0
+
+    began, done, path = time.process_time(), finished(), folder / SPENT
     before = json.loads(path.read_text()) if path.is_file() else {"folds": 0, "seconds": 0.0}
     try:
         yield
     finally:
         if (folder / "config.json").is_file():
-            more = len(Run.open(folder).finished_folds()) - len(done)
+            more = finished() - done
             seconds = before["seconds"] + time.process_time() - began
             write_atomic(path, json.dumps({"folds": before["folds"] + more, "seconds": seconds}))
+
+
+def trained_on(run: Run) -> str:
+    """Return the devices that a run was begun on, its version of JAX, and where it was augmented."""
+    devices = Counter(run.manifest["devices"])
+    named = ", ".join(f"{count} {name}" for name, count in sorted(devices.items()))
+    where = "in the step" if run.config.augment.backend == "jax" else "by Albumentations"
+    return f"{named} with jax {run.manifest['versions']['jax']}, augmented {where}"
 
 
 def on_cpu(run: Run) -> bool:
@@ -273,7 +274,7 @@ def plan(config: Recipes, names: list[str]) -> str:
     folds, images = 0, 0.0
     lesions = open_dataset(config.data_dir, columns=KEYS).lesions
     for wanted in missing_runs(config, names):
-        missing = len(set(config.fold) - set(finished(wanted)))
+        missing = len(missing_folds(wanted))
         sampled = lesions["target"].sum() * (1 + wanted.sampling.negatives_per_positive)
         share = 1 - 1 / wanted.folds.n
         folds += missing
@@ -292,37 +293,6 @@ def load(folder: Path) -> list[dict[str, Any]]:
     """Read the finished lines."""
     path = folder / "recipes.json"
     return json.loads(path.read_text()) if path.is_file() else []
-
-
-def page(lines: list[dict[str, Any]]) -> str:
-    """Return recipes.md: the folds that decide first, then those that chose."""
-    parts = [TITLE]
-    for choosing, title in ((False, DECIDING), (True, CHOSE)):
-        chosen = [one for one in lines if (set(one["folds"]) <= set(CHOOSING)) == choosing]
-        if chosen:
-            rows = "; ".join(sorted({f"{one['data']}, begun from {one['weights']}" for one in chosen}))
-            parts += [title, f"Of the rows of these folds: {rows}.", _table(chosen)]
-    made = sorted({f"- {one['made']['date']}: {one['made']['machine']}; {one['made']['software']}." for one in lines})
-    return "\n\n".join([*parts, "## Made on", "\n".join(made)]) + "\n"
-
-
-def _table(lines: list[dict[str, Any]]) -> str:
-    """Return a table of candidates in the order of `CANDIDATES`."""
-    order = list(CANDIDATES)
-    rows = []
-    for one in sorted(lines, key=lambda one: (one["base_size"], order.index(one["name"]))):
-        first = one["name"] == FIRST
-        cells = [shown(Estimate(*one["values"][key])) if first else _signed(one, key) for _, key in METRICS]
-        folds, seeds = (" ".join(map(str, one[key])) for key in ("folds", "seeds"))
-        cost = "" if one["core_seconds"] is None else f"{one['core_seconds']:,.0f}"
-        rows.append([one["change"], f"`{one['name']}`", str(one["image_size"]), folds, seeds, *cells, cost])
-    header = ["change", "name", "px", "folds", "seeds", *(label for label, _ in METRICS), "core s a fold"]
-    return markdown(header, rows)
-
-
-def _signed(one: dict[str, Any], key: str) -> str:
-    difference, low, high = one["differences"][key]
-    return f"{difference:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")
 
 
 if __name__ == "__main__":

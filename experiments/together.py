@@ -11,6 +11,7 @@ from jaxlesion.data.batches import open_batches
 from jaxlesion.data.dataset import fingerprint
 from jaxlesion.data.open import open_dataset
 from jaxlesion.learning.loop import decode_ahead
+from jaxlesion.runs.selection import choose_folds
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.training.run import train_run
@@ -21,6 +22,14 @@ from jaxlesion.ui.terminal import quiet, say
 def train_plainly(config: TrainConfig) -> Run:
     """Train the wanted folds of a run; print its progress and no metrics."""
     return train_run(config, Hooks(say, ProgressBar, ignore))
+
+
+def missing_folds(config: TrainConfig) -> list[int]:
+    """Return the wanted folds of a run, begun or not, that are not finished."""
+    if (config.run_dir / "config.json").is_file():
+        run = Run.open(config.run_dir)
+        return sorted(set(choose_folds(config.fold, run.fold_numbers())) - set(run.finished_folds()))
+    return choose_folds(config.fold, list(range(config.folds.n)))
 
 
 def train_together(

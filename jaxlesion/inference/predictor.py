@@ -110,6 +110,7 @@ def predict_out_of_fold(
     progress: type[Meter] = Meter,
     views: int = 1,
     others: Sequence[Run] = (),
+    folds: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Predict each finished fold's held-out rows by that fold; return the Predictions table.
 
@@ -121,10 +122,11 @@ def predict_out_of_fold(
         progress: makes the meters.
         views: of each image, see `make_predict_step`.
         others: runs of other seeds on the same folds, whose weights are averaged with this one's.
+        folds: finished ones, if not all.
     """
     step, mesh = _ready(run, batches, views)
     tables = []
-    for fold in finished_folds(run):
+    for fold in folds or finished_folds(run):
         restored = [restore_variables(one, fold, which, mesh) for one in (run, *others)]
         variables, at = average([variables for variables, _ in restored]), restored[0][1]
         rows = np.flatnonzero(lesions["fold"].to_numpy() == fold)

@@ -151,6 +151,7 @@ def test_the_papers_figures_agree_with_one_another():
         ([], "give --data-dir"),
         (["--data-dir", "D", "--fold", "-1"], "--fold"),
         (["--data-dir", "D", "--bootstrap", "-1"], "--bootstrap"),
+        (["--data-dir", "D", "--jobs", "0"], "--jobs"),
         (["--data-dir", "D", "--only", "table0"], "table0"),
         (["--shrink", "--features", "colour"], "colour"),
         (["--data-dir", "nowhere"], "nowhere is not a folder"),
@@ -204,3 +205,11 @@ def test_every_table_is_made(demo, tmp_path):
     assert test.groupby("epochs")["isic_id"].nunique().to_dict() == {1: 5, 2: 5, 3: 5, 4: 5}
     knn = pd.read_csv(tmp_path / "knn-pixels" / "k5.csv")
     assert set(knn["prediction"] * 5) <= set(range(6))
+
+
+@pytest.mark.extra
+def test_runs_side_by_side_make_the_same_sections(demo, made, tmp_path):
+    perform("table1 five_epochs", demo, tmp_path, "--fold", "0", "1", "--jobs", "2")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["normalised-1", "normalised-5"]
+    once, together = (json.loads((folder / "table1.json").read_text()) for folder in (made.folder, tmp_path))
+    assert together["made_from"]["runs"] == once["made_from"]["runs"]  # digests of the out-of-fold predictions
