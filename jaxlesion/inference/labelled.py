@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxlesion.core.config import Layout
+from jaxlesion.core.config import ALL_ROWS, Layout
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import Meter, ignore
 from jaxlesion.data.batches import open_batches
@@ -36,7 +36,7 @@ class LabelledOptions:
     """Source of predictions with targets."""
 
     run: Path | None = None
-    """Folder of a run: every finished fold predicts again what it held out."""
+    """Folder of a run: every finished fold predicts again what it held out. Or of a released model, with --data-dir."""
     predictions: Path | None = None
     """CSV with isic_id and prediction, and target unless --metadata gives it."""
     metadata: Path | None = None
@@ -117,8 +117,17 @@ def is_external(run: Run, dataset: Dataset) -> bool:
     """Return whether a dataset shares nothing with a run's training data.
 
     Raises:
-        InputError: it shares a patient, but no lesion: metrics on it would be neither held out nor out of fold.
+        InputError: it shares a patient, but no lesion, or a lesion with a released model: metrics on it would be
+            neither held out nor out of fold.
     """
+    if run.released:
+        if (shared := dataset.lesions["isic_id"].isin(run.trained_rows([ALL_ROWS])["isic_id"])).any():
+            first = dataset.lesions["isic_id"][shared].iloc[0]
+            raise InputError(
+                f"{dataset.metadata}: {run.folder}, a released model without folds, was trained on {shared.sum()} of "
+                f"its rows ({first}, ...): figures on them would be too good; remove those rows"
+            )
+        return True
     trained = run.folds_table()
     if dataset.lesions["isic_id"].isin(trained["isic_id"]).any():
         return False  # the run's own data; if not, its hashes differ
@@ -150,9 +159,10 @@ def _metadata(options: LabelledOptions, say: Callable[[str], None] = ignore) -> 
 
 def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labelled:
     notes: list[str] = []
-    run.check_unreleased()
     if options.data_dir is None:
         finished_folds(run)  # before the data is read
+    if run.released:
+        notes.append("a released model does not say whom it was trained on: make sure that none of these patients is")
     layout = run.layout(options.data.table) if options.data_dir is None else options.data
     if options.tta > 1:
         notes.append(VIEWS_NOTE)

@@ -159,10 +159,22 @@ def test_without_it_a_run_must_be_named(demo, tmp_path, monkeypatch, capsys):
         jaxlesion.load_run()
 
 
+def test_it_is_evaluated_on_lesions_that_it_was_not_trained_on(released, demo, tmp_path, capsys):
+    argv = ("--run", released, "--bootstrap", "0", "--data-dir")
+    assert "was trained on" in refusal(capsys, evaluate, *argv, demo)
+    other = shutil.copytree(demo, tmp_path / "other")
+    table = pd.read_csv(demo / "train-metadata.csv", dtype=str)
+    table = table[~table["isic_id"].isin(pd.read_csv(released / "pixels.csv")["isic_id"])]
+    table.to_csv(other / "train-metadata.csv", index=False)
+    evaluate.main([*map(str, argv), str(other), "--tta", "8", "--out", str(tmp_path / "p.csv")])
+    assert "make sure that none of these patients is" in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "p.csv")["isic_id"]) == set(table["isic_id"])
+
+
 def test_what_needs_rows_folds_or_held_out_predictions_is_refused_in_one_line(released, demo, capsys):
     run, data = ("--run", released), ("--data-dir", demo)
     commands = [(program, *run) for program in (evaluate, report, knn, duplicates)]
-    commands += [(evaluate, *run, *data), (duplicates, *run, *data), (predict, *run, *data, "--fold", "all")]
+    commands += [(duplicates, *run, *data), (predict, *run, *data, "--fold", "all")]
     commands += [(train, "--run-dir", released), (train, "--run-dir", released, "--resume")]
     before = files(released)
     for command in commands:
