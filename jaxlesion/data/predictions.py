@@ -180,7 +180,8 @@ def _complete(
     counted += [(f"of {len(table):,} rows {why}", table.loc[rows, "isic_id"]) for why, rows in unusable.items()]
     for what, ids in counted:
         if len(ids) and not allowed:
-            if truth is not None and (pair := alike(ids, set(table["isic_id"]) ^ set(truth["isic_id"]))) is not None:
+            unmatched = set() if truth is None else set(table["isic_id"]) ^ set(truth["isic_id"])
+            if (pair := alike(ids, sorted(unmatched - set(ids)))) is not None:
                 raise InputError(f"{path}: {len(ids):,} {what}: {pair[1]!r} reads like {pair[0]!r}; write ids alike")
             raise InputError(
                 f"{path}: {len(ids):,} {what}, {ids.iloc[0]} first; complete them, or give --allow-missing to leave "

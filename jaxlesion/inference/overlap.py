@@ -22,7 +22,7 @@ class Overlap:
         trained = run.trained_rows(folds)
         self.folder = run.folder
         self.by_id = sorted(set(ids) & set(trained["isic_id"]))
-        self.read_alike = alike(ids, set(trained["isic_id"]) - set(ids))
+        self.read_alike = alike(ids, sorted(set(trained["isic_id"]) - set(ids)))
         self._digests = run.trained_pixels(folds)
         self._by_pixels: set[str] = set()
 
