@@ -77,8 +77,8 @@ def _views(x: jax.Array, size: int, stride: int) -> list[jax.Array]:
     return _cut(_pad_same(x, size, stride), size, stride, rows, cols)
 
 
-def _neighbours(views: list[jax.Array], kernel: jax.Array) -> jax.Array:
-    """Return the product of all neighbourhoods with a kernel that is not depthwise."""
+def _product(views: list[jax.Array], kernel: jax.Array) -> jax.Array:
+    """Return the product of all neighbourhoods, given as views, with a kernel that is not depthwise."""
     return lax.dot_general(jnp.concatenate(views, -1), kernel.reshape(-1, kernel.shape[3]), (((3,), (0,)), ((), ())))
 
 
@@ -105,7 +105,7 @@ def _forward_by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _forward_at_once(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     if _is_depthwise(x, kernel):
         return _shifted(x, kernel, stride)
-    return _neighbours(_views(x, kernel.shape[0], stride), kernel)
+    return _product(_views(x, kernel.shape[0], stride), kernel)
 
 
 def _back_by_rows(stride, saved, dy):
