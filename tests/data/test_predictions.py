@@ -137,6 +137,9 @@ def test_ids_that_read_alike_are_named(read):
     refused(
         lambda: read(text, LESIONS), "3 of 3 lesions of the table of targets have no row", "reads like", "write ids"
     )
+    for number in range(20):  # so that no order of a set could hide it
+        truth = pd.DataFrame({"isic_id": [f"ID_{number}"], "target": [1]})
+        refused(lambda n=number, t=truth: read(f"isic_id,prediction\nid_{n},0.5\n", t), f"'id_{number}'", "reads like")
 
 
 def test_a_submission_is_scored_with_a_table_of_targets(read):
