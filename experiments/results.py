@@ -22,7 +22,8 @@ from jaxlesion.core.files import write_atomic
 from jaxlesion.core.presets import preset
 from jaxlesion.evaluation.bootstrap import LEVEL
 from jaxlesion.evaluation.summary import Estimate, Summary, as_json, resampled_by
-from jaxlesion.runs.store import Run, make_manifest
+from jaxlesion.runs.manifest import make_manifest
+from jaxlesion.runs.store import Run
 
 ORDER = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9")
 ORDER += ("frozen_baseline", "five_epochs")

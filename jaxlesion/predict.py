@@ -14,8 +14,9 @@ from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.open import open_dataset
 from jaxlesion.data.predictions import write_predictions, write_submission
 from jaxlesion.data.schema import KEYS
+from jaxlesion.inference.experts import check_views
 from jaxlesion.inference.shards import ROWS, Part
-from jaxlesion.inference.tables import PredictOptions, predict_dataset, predict_files
+from jaxlesion.inference.tables import PredictOptions, predict_dataset, predict_files, predict_table
 from jaxlesion.runs.released import describe, open_released
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
@@ -35,7 +36,7 @@ class PredictConfig:
     """Folder of a run [default: the released model, ckpt/best-b1 of the clone]."""
     data_dir: Path | None = None
     """Folder with test-metadata.csv (only isic_id is needed) and test-image.hdf5 (or test-image/image/), or a folder of
-    images."""
+    images. A run on metadata needs the table alone, with all columns."""
     data: Layout = field(default_factory=Layout)
     image: tuple[str, ...] = ()
     """Single image files: a line is printed for each, in this order."""
@@ -87,6 +88,10 @@ def predict(config: PredictConfig) -> None:
         say(describe(run))
     for note in run.calibration().notes() if config.calibrated else ():
         say(note)
+    if run.kind != "network":
+        _check_table(config, run, part)
+        predict_table(run, config.data_dir, config.data, out, config.submission, options, Hooks(say, ProgressBar))
+        return
     if not config.image:
         dataset = open_dataset(config.data_dir, "test", config.data, columns=KEYS, say=say)
         predict_dataset(run, dataset, out, config.submission, options, Hooks(say, ProgressBar))
@@ -102,6 +107,15 @@ def predict(config: PredictConfig) -> None:
         rows = zip(table["isic_id"], map(str, table["prediction"].to_numpy()), strict=True)
         write_submission(config.submission, rows)
         say(f"submission in {config.submission}")
+
+
+def _check_table(config: PredictConfig, run: Run, part: Part) -> None:
+    """Raise InputError for options that a run of another kind than a network cannot take."""
+    if config.image:
+        raise InputError(f"{run.folder} is a {run.kind} run, which predicts the rows of a table: give --data-dir")
+    if config.fold == "none" or part.count > 1:
+        raise InputError(f"{run.folder} is a {run.kind} run: it predicts by all folds, in one part")
+    check_views(run, tta=config.tta > 1, checkpoint=config.checkpoint == "best", cache=config.cache)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,18 +3,15 @@
 import json
 from collections.abc import Callable, Sequence
 
-import pandas as pd
-
 from jaxlesion.core import fields
 from jaxlesion.core.config import ALL_ROWS, TrainConfig
 from jaxlesion.core.hooks import Hooks, ignore
-from jaxlesion.evaluation.summary import PRIOR_NOTE, EvalOptions, resampled_by, summarise_run
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.runtime.processes import end_together, join_processes, process_index
 from jaxlesion.training.begin import DEMO_NOTE
 from jaxlesion.training.run import train_run
-from jaxlesion.ui.console import ProgressBar, print_estimates
+from jaxlesion.ui.console import ProgressBar, print_fold
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
 from jaxlesion.ui.terminal import quiet, say, show
@@ -31,7 +28,7 @@ def train(config: TrainConfig, observe: Callable[..., None] = ignore) -> Run:
         InputError: whatever about the data, the weights or the run the caller must put right.
     """
     with join_processes(config.distributed, config.data.batch_size), quiet(process_index() > 0):
-        run = train_run(config, Hooks(say, ProgressBar, observe), _print_config, _print_fold)
+        run = train_run(config, Hooks(say, ProgressBar, observe), _print_config, print_fold)
         if run.config.preset == "demo":
             say(DEMO_NOTE)
         if config.fold == "none":
@@ -43,12 +40,6 @@ def train(config: TrainConfig, observe: Callable[..., None] = ignore) -> Run:
 
 def _print_config(config: TrainConfig) -> None:
     say(json.dumps(fields.to_dict(config), indent=2))
-
-
-def _print_fold(run: Run, lesions: pd.DataFrame, table: pd.DataFrame) -> None:
-    for name, columns in summarise_run(run.config, lesions, table).items():
-        by = f"[95% interval] by {EvalOptions().resamples:,} draws of {resampled_by(table)}s"
-        print_estimates(name, columns, ["thresholded at 0.5", by, PRIOR_NOTE])
 
 
 def main(argv: Sequence[str] | None = None, observe: Callable[..., None] = ignore) -> None:

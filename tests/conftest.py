@@ -91,3 +91,19 @@ def tiny_run(tmp_path_factory, tiny_command) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     main([*tiny_command, "--run-dir", str(folder), "--fold", "0", "1"])
     return folder
+
+
+@pytest.fixture(scope="session")
+def few_trees():
+    """Return options that fit trees on the demo lesions in a second."""
+    return ["--trees.trees", "15", "--trees.bag", "2", "--trees.min-rows", "3", "--trees.leaves", "7"]
+
+
+@pytest.fixture(scope="session")
+def tabular_run(tmp_path_factory, demo, few_trees) -> Path:
+    """Return a run of trees with all folds finished, balanced as those of networks; tests must not write to it."""
+    from jaxlesion.tabular import main
+
+    folder = tmp_path_factory.mktemp("runs") / "trees"
+    main(["--data-dir", str(demo), "--run-dir", str(folder), "--folds.no-stratify", *few_trees])
+    return folder

@@ -20,18 +20,21 @@ BELOW = {
     "runtime": "core",
     "model": "core",
     "learning": "core runtime model",
-    "inference": "core data evaluation runs runtime model learning",
-    "reporting": "core data evaluation runs runtime model learning inference",
+    "boosting": "core data evaluation runs",
+    "inference": "core data evaluation runs runtime model learning boosting",
+    "reporting": "core data evaluation runs runtime model learning boosting inference",
     "training": "core data evaluation runs runtime model learning",
     "ui": "core data evaluation runs",
-    "": "core data evaluation runs runtime model learning inference training reporting ui",
+    "": "core data evaluation runs runtime model learning boosting inference training reporting ui",
 }
 BATCH = "data.batch"  # the only module of `data` that `learning` may import
 
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 HOST = {"tensorflow", "tensorflow_datasets", "pandas", "sklearn", "cv2", "albumentations"}
-FORBIDDEN = dict.fromkeys(("core", "data", "evaluation", "runs"), JAX) | dict.fromkeys(("model", "learning"), HOST)
-LATE = {"tensorflow", "tensorflow_datasets", "sklearn", "cv2", "albumentations", "matplotlib"}
+FORBIDDEN = dict.fromkeys(("core", "data", "evaluation", "runs", "boosting"), JAX) | dict.fromkeys(
+    ("model", "learning"), HOST
+)
+LATE = {"tensorflow", "tensorflow_datasets", "sklearn", "cv2", "albumentations", "matplotlib", "lightgbm"}
 
 # Calls that may execute their input. numpy reads no pickles by default.
 UNSAFE = re.compile(

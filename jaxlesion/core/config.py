@@ -224,6 +224,16 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
+    @property
+    def pos_weight(self) -> float:
+        """Weight of the positives in the loss."""
+        return self.optim.pos_weight
+
+    @property
+    def keeps_prior(self) -> bool:
+        """Return whether predictions carry the prior of all rows."""
+        return self.sampling.negatives_kept == 1 and self.pos_weight == 1
+
 
 # A later command may change these: it is the same run.
 NOT_IDENTITY = ("fold", "data_dir", "run_dir", "resume", "checkpoint", "distributed")
@@ -239,20 +249,30 @@ def fold_name(fold: int) -> str:
     return "none" if fold == ALL_ROWS else str(fold)
 
 
-def check(config: TrainConfig) -> None:
-    """Raise InputError for values that cannot work together or are out of range."""
+def check_ranges(config: Any) -> None:
+    """Raise InputError for a value that is out of its range, and for both or neither of a pair of options."""
     for a, b in EXCLUSIVE:
         if (lookup(config, a) is None) == (lookup(config, b) is None):
             raise InputError(f"set exactly one of {flag(a)} and {flag(b)}")
     for name, allowed, value in out_of_range(config):
         raise InputError(f"{flag(name)} must be {allowed.words}, not {value}")
-    last = config.folds.n - 1 if config.folds.file is None else MAX_FOLDS - 1
-    if config.fold not in ("all", "none") and not (config.fold and set(config.fold) <= set(range(last + 1))):
-        raise InputError(f"--fold {' '.join(map(str, config.fold))}: the folds are 0 to {last}, or all")
-    if config.folds.stratify and config.folds.file is not None:
+
+
+def check_folds(fold: tuple[int, ...] | str, folds: FoldsConfig) -> None:
+    """Raise InputError for folds that cannot be, and options of folds that cannot work together."""
+    last = folds.n - 1 if folds.file is None else MAX_FOLDS - 1
+    if fold not in ("all", "none") and not (fold and set(fold) <= set(range(last + 1))):
+        raise InputError(f"--fold {' '.join(map(str, fold))}: the folds are 0 to {last}, or all")
+    if folds.stratify and folds.file is not None:
         raise InputError("--folds.stratify makes folds, and --folds.file gives them: leave one out")
-    if config.folds.seed and not config.folds.stratify:
+    if folds.seed and not folds.stratify:
         raise InputError("--folds.seed is for stratified folds: add --folds.stratify, or leave it out")
+
+
+def check(config: TrainConfig) -> None:
+    """Raise InputError for values that cannot work together or are out of range."""
+    check_ranges(config)
+    check_folds(config.fold, config.folds)
     if config.model.auxiliary and (config.augment.mixup or config.augment.cutmix):
         raise InputError("--model.auxiliary learns groups of whole images: leave out --augment.mixup and .cutmix")
     _check_distributed(config.distributed)
@@ -278,9 +298,9 @@ def _check_distributed(config: DistributedConfig) -> None:
         raise InputError(f"--distributed.index must be 0 to {config.processes - 1}, not {config.index}")
 
 
-def identity(config: TrainConfig) -> dict[str, Any]:
+def identity(config: Any) -> dict[str, Any]:
     """Return all that the results of a run depend on: two commands with equal identities mean the same run."""
     kept = {name: value for name, value in to_dict(config).items() if name not in NOT_IDENTITY}
-    if kept["weights"] not in ("imagenet", "none"):
+    if kept.get("weights", "none") not in ("imagenet", "none"):
         kept["weights"] = "a file"  # may lie elsewhere on another machine: its SHA-256 is compared, not its path
     return kept | {"data": {name: value for name, value in kept["data"].items() if name not in NOT_IDENTITY_DATA}}

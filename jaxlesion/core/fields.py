@@ -37,10 +37,16 @@ def flag(name: str) -> str:
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a JSON-ready dictionary; `from_dict` is the inverse."""
     return {
-        f.name: to_dict(value) if dataclasses.is_dataclass(value) else str(value) if isinstance(value, Path) else value
+        f.name: to_dict(value) if dataclasses.is_dataclass(value) else _to_json(value)
         for f in dataclasses.fields(config)
         for value in [getattr(config, f.name)]
     }
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_to_json, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_dict(data: Mapping[str, Any], source: str, kind: type[T], prefix: str = "") -> T:

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
 from jaxlesion.data.decode import check
-from jaxlesion.data.sources import NAMED, ImageSource
+from jaxlesion.data.sources import NAMED, ImageSource, NoImages
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,18 @@ class Dataset:
     @property
     def unused_images(self) -> int:
         """Count the images that no row needs; they are ignored."""
-        return len(self.images) - len(self.lesions)
+        return 0 if isinstance(self.images, NoImages) else len(self.images) - len(self.lesions)
 
 
 def fingerprint(dataset: Dataset, *, sound: bool = False) -> dict[str, str]:
     """Compute the SHA-256 of the metadata file, and of the needed images in the order of ids, however stored.
 
+    Of a table that was opened without images, the first alone.
+
     With `sound`, InputError that counts the images whose damage shows without decoding them, and names the first.
     """
+    if isinstance(dataset.images, NoImages):
+        return {"metadata": _table_digest(dataset)}
     digest, faults = hashlib.sha256(), []
     for isic_id in sorted(dataset.lesions["isic_id"]):
         try:

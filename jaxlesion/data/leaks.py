@@ -7,6 +7,7 @@ from jaxlesion.data.metadata import MAX_CATEGORIES
 from jaxlesion.data.schema import feature_columns
 from jaxlesion.data.tables import numbers
 
+TELLING_COUNTS = 0.8  # patients drawn regardless of their rows' labels: about 0.5
 TELLING = 0.99  # ROC AUC of one column: no measurement of a lesion is so good
 
 
@@ -31,6 +32,19 @@ def telling_columns(lesions: pd.DataFrame) -> dict[str, float]:
         if areas and (best := max(max(area, 1 - area) for area in areas)) >= TELLING:
             found[column] = best
     return found
+
+
+def telling_counts(lesions: pd.DataFrame) -> float | None:
+    """Return the ROC AUC of whether a patient has several rows, where it tells the label; else None.
+
+    Then ids are known for some rows alone, drawn by their label, and whatever is computed within a patient sees it.
+    """
+    target = lesions["target"].to_numpy()
+    if "patient_id" not in lesions or not 0 < target.sum() < len(target):
+        return None
+    several = lesions["patient_id"].duplicated(keep=False).to_numpy(float)
+    area = _area(target, several)
+    return area if area >= TELLING_COUNTS else None
 
 
 def _scores(cells: pd.Series, target: np.ndarray) -> list[np.ndarray]:

@@ -1,5 +1,6 @@
 """Metadata columns as features: scaled, filled in and one-hot, fitted on the training rows."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,7 @@ def metadata_features(lesions: pd.DataFrame, training: np.ndarray) -> MetadataFe
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    table, categories, left_out = _cells(lesions, training)
+    table, categories, left_out = usable_columns(lesions, training)
     if not len(table.columns):
         why = ": " + ", ".join(f"{column} is {reason}" for column, reason in left_out.items()) if left_out else ""
         raise InputError(
@@ -70,8 +71,13 @@ def metadata_features(lesions: pd.DataFrame, training: np.ndarray) -> MetadataFe
                 f"{column} of {lesions['isic_id'].iloc[row]} is {table[column].iloc[row]:g}, too large to be scaled; "
                 "correct it or leave it empty"
             )
-    as_text = {column: why for column in categories if (why := _almost_numbers(table[column][training]))}
+    as_text = almost_numbers(table[training], categories)
     return MetadataFeatures(values, features.get_feature_names_out().tolist(), left_out, as_text)
+
+
+def almost_numbers(table: pd.DataFrame, texts: Iterable[str]) -> dict[str, str]:
+    """Say, for each column of texts that nearly is one of numbers, which cells keep it from that."""
+    return {column: why for column in texts if (why := _almost_numbers(table[column]))}
 
 
 def _almost_numbers(cells: pd.Series) -> str:
@@ -84,8 +90,15 @@ def _almost_numbers(cells: pd.Series) -> str:
     return f"{len(other):,} of {len(known):,} known cells are no numbers: {named}"
 
 
-def _cells(lesions: pd.DataFrame, training: np.ndarray) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, str]]:
-    """Return the columns to use as float64 or text, the sorted categories of texts, and why others are not used."""
+def usable_columns(
+    lesions: pd.DataFrame, training: np.ndarray
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, str]]:
+    """Return the columns to use as float64 or text, the sorted categories of texts, and why others are not used.
+
+    Args:
+        lesions: n rows.
+        training: [n] bool; kinds and categories come from these rows alone.
+    """
     columns, categories, left_out = {}, {}, {}
     for column in feature_columns(lesions):
         known = lesions[column][training].dropna()

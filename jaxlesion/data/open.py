@@ -17,7 +17,7 @@ from jaxlesion.core.hooks import ignore
 from jaxlesion.data.dataset import Dataset
 from jaxlesion.data.identity import IMAGE_SUFFIX
 from jaxlesion.data.lesions import read_lesions
-from jaxlesion.data.sources import FolderImages, ImageSource, holds_images, open_images
+from jaxlesion.data.sources import FolderImages, ImageSource, NoImages, holds_images, open_images
 from jaxlesion.data.spellings import BENIGN, MALIGNANT, positives, recognise
 from jaxlesion.data.tables import TABLE_SUFFIXES, read_header
 from jaxlesion.data.tfrecord import PreparedImages
@@ -75,6 +75,26 @@ def open_dataset(
     raise InputError(_nothing(wanted))
 
 
+def open_metadata(
+    data_dir: Path,
+    split: Split = "train",
+    layout: Layout | None = None,
+    *,
+    labelled: bool | None = None,
+    columns: Collection[str] | None = None,
+    say: Callable[[str], None] = ignore,
+) -> Dataset:
+    """Open the table that `open_dataset` would, where images are not needed; arguments as there.
+
+    Raises:
+        InputError: the file is missing or wrong.
+    """
+    wanted = _wanted(data_dir, split, layout, labelled, columns, say)
+    if (table := _table_of(wanted)) is None:
+        raise InputError(_nothing(wanted))
+    return Dataset(wanted.lesions(table), NoImages(table), table)
+
+
 def open_table(
     data_dir: Path,
     split: Split = "train",
@@ -83,15 +103,8 @@ def open_table(
     columns: Collection[str] | None = None,
     say: Callable[[str], None] = ignore,
 ) -> pd.DataFrame:
-    """Read the Lesions table that `open_dataset` would, where images are not needed.
-
-    Raises:
-        InputError: the file is missing or wrong.
-    """
-    wanted = _wanted(data_dir, split, layout, None, columns, say)
-    if (table := _table_of(wanted)) is None:
-        raise InputError(_nothing(wanted))
-    return wanted.lesions(table)
+    """Read the Lesions table of `open_metadata`."""
+    return open_metadata(data_dir, split, layout, columns=columns, say=say).lesions
 
 
 def read_from(data_dir: Path) -> Iterator[Path]:

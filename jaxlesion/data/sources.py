@@ -252,6 +252,20 @@ class Hdf5Images(ImageSource):
         self._file.close()
 
 
+class NoImages(ImageSource):
+    """Stands for the images of a table that was opened alone: there are none."""
+
+    @property
+    def ids(self) -> Set[str]:
+        return frozenset()
+
+    def _bytes(self, isic_id: str) -> bytes:
+        raise KeyError(isic_id)
+
+    def close(self) -> None:
+        pass
+
+
 class ArrayImages(ImageSource):
     """Reads one array uint8 [n, h, w, 3] of an HDF5 file, in one piece or in chunks, beside the ids of its images."""
 

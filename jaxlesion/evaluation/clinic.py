@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from jaxlesion.core.config import TrainConfig
+from jaxlesion.core.experts import RunConfig
 from jaxlesion.core.files import without_nan
 from jaxlesion.evaluation import calibration_metrics as calibrated
 from jaxlesion.evaluation import decision, patients
@@ -146,9 +146,9 @@ def _plain(tree: Any) -> Any:
     return tree._asdict() if isinstance(tree, Estimate) else tree
 
 
-def without_uncorrected(summary: Summary, config: TrainConfig) -> Summary:
+def without_uncorrected(summary: Summary, config: RunConfig) -> Summary:
     """Leave Brier score and calibration error out beside whole folds, unless a run trained on all rows alike."""
-    if config.sampling.negatives_kept == 1 and config.optim.pos_weight == 1:
+    if config.keeps_prior:
         return summary
     return {
         part: {

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxlesion.core.config import TrainConfig
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.experts import RunConfig
 from jaxlesion.core.files import without_nan
 from jaxlesion.data.folds import validation_rows
 from jaxlesion.evaluation.bootstrap import (
@@ -139,7 +139,7 @@ def parts_of(tables: Mapping[str, pd.DataFrame], name: str) -> dict[str, dict[st
 
 
 def summarise_run(
-    config: TrainConfig, lesions: pd.DataFrame, table: pd.DataFrame, options: EvalOptions = EvalOptions()
+    config: RunConfig, lesions: pd.DataFrame, table: pd.DataFrame, options: EvalOptions = EvalOptions()
 ) -> Summary:
     """Compute metrics by part, each on the `normalised` rows and the `whole fold`.
 
@@ -152,7 +152,7 @@ def summarise_run(
     return summarise(rows_of_run(config, lesions, table), "whole", options)
 
 
-def rows_of_run(config: TrainConfig, lesions: pd.DataFrame, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def rows_of_run(config: RunConfig, lesions: pd.DataFrame, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return a run's out-of-fold predictions on its `normalised` rows, and on the `whole fold`."""
     rows = [validation_rows(lesions, k, config.sampling, config.data.seed) for k in folds_of(table)]
     sampled = table["isic_id"].isin(lesions["isic_id"].iloc[np.concatenate(rows)])

@@ -16,13 +16,14 @@ from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.folds import refuse_alike
 from jaxlesion.data.identity import alike
 from jaxlesion.data.lesions import read_lesions
-from jaxlesion.data.open import open_dataset, open_table
+from jaxlesion.data.open import open_dataset, open_metadata, open_table
 from jaxlesion.data.predictions import CALIBRATED, as_written, concatenate, read_predictions
 from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation import subgroups
 from jaxlesion.evaluation.calibration import Calibration
 from jaxlesion.evaluation.clinic import Probabilities
 from jaxlesion.evaluation.summary import PRIOR_NOTE, rows_of_run
+from jaxlesion.inference.experts import check_views, networks, predict_held_out, predict_new
 from jaxlesion.inference.overlap import Overlap
 from jaxlesion.inference.predictor import data_config, finished_folds, members_of, predict_ensemble, predict_out_of_fold
 from jaxlesion.runs.store import Run
@@ -87,7 +88,8 @@ def open_labelled(options: LabelledOptions, *, metadata: bool, progress: type[Me
         InputError: whatever is wrong with the files.
     """
     if options.run is not None:
-        return _from_run(options, Run.open(options.run), progress)
+        run = Run.open(options.run)
+        return (_from_run if run.kind == "network" else _from_experts)(options, run, progress)
     notes: list[str] = []
     table = read_labelled(options, options.predictions, notes.append)
     lesions = _metadata(options) if metadata else None
@@ -157,6 +159,39 @@ def _metadata(options: LabelledOptions, say: Callable[[str], None] = ignore) -> 
     return open_table(options.data_dir or options.data.table.parent, layout=options.data, columns=columns, say=say)
 
 
+def _from_experts(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labelled:
+    """Predict again by trees or a stack: what their folds held out, or another labelled set."""
+    notes: list[str] = []
+    check_views(run, tta=options.tta > 1, checkpoint=options.checkpoint == "best")
+    folds = finished_folds(run)
+    layout = run.layout(options.data.table) if options.data_dir is None else options.data
+    with_images = options.data_dir is not None and any(networks(run))
+    read = open_dataset if with_images else open_metadata
+    dataset = read(options.data_dir or run.config.data_dir, layout=layout, say=notes.append)
+    notes += [] if run.config.keeps_prior or run.kind == "stack" else [PRIOR_NOTE]
+    if options.data_dir is not None and is_external(run, dataset):
+
+        def by_network(network: Run) -> np.ndarray:
+            batches = open_batches(data_config(network, options.batch_size), dataset.lesions, dataset, images)
+            return predict_ensemble(
+                network, dataset.lesions, batches, options.checkpoint, progress, options.tta
+            ).each.mean(1)
+
+        images = fingerprint(dataset)["images"] if with_images else ""
+        found = predict_new(run, dataset, by_network)
+        table = _as_written(found.table)
+        notes.append(f"external set, none of its ids was trained on: {table['model'].iloc[0]}")
+        notes += Overlap(run, folds, dataset.lesions["isic_id"].tolist()).ids_note()
+        probabilities, said = _calibrated(run, lambda calibration: calibration.new_rows(found.each, found.models))
+        table = _with_calibrated(table, probabilities)
+        return Labelled(table, dataset.lesions, {"all rows": table}, "external", notes + said, probabilities)
+    run.check_data({"metadata": fingerprint(dataset)["metadata"]})
+    lesions = run.lesions(dataset)
+    table = predict_held_out(run, lesions, dataset)
+    notes.append(_agreement(run, table))
+    return _out_of_fold_figures(run, lesions, table, notes)
+
+
 def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labelled:
     notes: list[str] = []
     if options.data_dir is None:
@@ -189,6 +224,11 @@ def _from_run(options: LabelledOptions, run: Run, progress: type[Meter]) -> Labe
     table = predict_out_of_fold(run, lesions, batches, options.checkpoint, progress, options.tta)
     if options.checkpoint == "last" and options.tta == 1:
         notes.append(_agreement(run, table))
+    return _out_of_fold_figures(run, lesions, table, notes)
+
+
+def _out_of_fold_figures(run: Run, lesions: pd.DataFrame, table: pd.DataFrame, notes: list[str]) -> Labelled:
+    """Return a run's out-of-fold predictions with their rows and calibrated probabilities."""
     table = _as_written(table)
     probabilities, said = _calibrated(run, lambda calibration: _out_of_fold(calibration, table))
     if probabilities is not None and run.calibration().cross_fitted:
@@ -227,5 +267,5 @@ def _agreement(run: Run, table: pd.DataFrame) -> str:
         raise InputError(
             f"{run.folder}: the oof.csv of its folds do not hold each held-out row once: put back what training wrote"
         )
-    known = stored.set_index("isic_id")["prediction"].loc[table["isic_id"]].to_numpy(np.float32)
+    known = stored.set_index("isic_id")["prediction"].loc[table["isic_id"]].to_numpy(table["prediction"].dtype)
     return f"largest difference to the predictions that training wrote: {np.abs(known - table['prediction']).max():.1e}"

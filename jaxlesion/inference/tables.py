@@ -2,20 +2,26 @@
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from jaxlesion.core.config import Layout
 from jaxlesion.core.files import is_stream, sha256
 from jaxlesion.core.hooks import SILENT, Hooks, Meter
 from jaxlesion.data.batches import Batches
 from jaxlesion.data.cache import CACHE, ImageCache
 from jaxlesion.data.dataset import Dataset, fingerprint
-from jaxlesion.data.predictions import predictions_as_text, write_submission
+from jaxlesion.data.open import open_dataset, open_metadata
+from jaxlesion.data.predictions import predictions_as_text, read_predictions, write_predictions, write_submission
 from jaxlesion.data.sources import FileImages
+from jaxlesion.inference.experts import networks, predict_new
 from jaxlesion.inference.overlap import Overlap
-from jaxlesion.inference.predictor import Ensemble, Members, Which, data_config
+from jaxlesion.inference.predictor import Ensemble, Members, Which, data_config, finished_folds
 from jaxlesion.inference.shards import Part, Shards
 from jaxlesion.learning.loop import decode_ahead
 from jaxlesion.runs.store import Run
@@ -121,6 +127,62 @@ def predict_dataset(
         hooks.say(f"submission in {submission}")
     shards.remove()
     return True
+
+
+def predict_table(
+    run: Run,
+    data_dir: Path,
+    layout: Layout,
+    out: Path,
+    submission: Path | None,
+    options: PredictOptions,
+    hooks: Hooks = SILENT,
+) -> None:
+    """Predict the rows of a test table by trees or a stack, and write their Predictions table.
+
+    Images are opened only where a network is part of the run; each network's table is written beside `out` first, so
+    that a kill loses little, and removed at the end.
+
+    Args:
+        run: of trees, or a stack.
+        data_dir: with the table.
+        layout: of the table.
+        out: the Predictions table.
+        submission: the competition's form, written too unless None.
+        options: see `PredictOptions`; those of networks are theirs.
+        hooks: see `Hooks`.
+
+    Raises:
+        InputError: whatever is wrong with run, table or images.
+    """
+    parts: list[Path] = []
+
+    def by_network(network: Run) -> np.ndarray:
+        own = sha256(network.folder / "config.json")[:8]
+        beside = Path(tempfile.gettempdir()) / f"{os.getpid()}.csv" if is_stream(out) else out
+        parts.append(beside.with_name(f"{beside.name}.{network.folder.name}-{own}.csv"))
+        predict_dataset(network, dataset, parts[-1], None, replace(options, calibrated=False, fold=None), hooks)
+        return read_predictions(parts[-1])["prediction"].to_numpy(np.float64)
+
+    read = open_dataset if any(networks(run)) else open_metadata
+    dataset = read(data_dir, "test", layout, say=hooks.say)
+    overlap = Overlap(run, finished_folds(run), dataset.lesions["isic_id"].tolist())
+    for note in overlap.ids_note():
+        hooks.say(note)
+    calibration = run.calibration() if options.calibrated else None
+    table, each, models = predict_new(run, dataset, by_network)
+    if calibration is not None:
+        calibration.check(models)
+        table["prediction"] = calibration.new_rows(each, models)
+        table["model"] += ", calibrated"
+    write_predictions(out, table)
+    hooks.say(f"{len(table):,} predictions in {out}, by the {table['model'].iloc[0]}")
+    if submission is not None:
+        rows = zip(table["isic_id"], map(str, table["prediction"].to_numpy()), strict=True)
+        write_submission(submission, rows)
+        hooks.say(f"submission in {submission}")
+    for part in parts:
+        part.unlink(missing_ok=True)
 
 
 def _ensemble(run: Run, batches: Batches, options: PredictOptions) -> Ensemble:

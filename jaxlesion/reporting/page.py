@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from jaxlesion.boosting.explain import reasons
 from jaxlesion.core.fields import to_dict
 from jaxlesion.data.folds import training_rows
 from jaxlesion.data.leaks import telling_columns
@@ -20,12 +21,17 @@ from jaxlesion.reporting.pictures import (
     clinical,
     draw_augmentation,
     draw_curves,
+    draw_explanation,
     draw_mistakes,
     draw_reliability,
     draw_subgroups,
+    draw_training,
+    find_mistakes,
 )
 from jaxlesion.reporting.source import Source
+from jaxlesion.reporting.words import words
 
+OF_KIND = {"training": "network", "augmented": "network", "explained": "tabular"}  # sections of one kind of run alone
 SECTIONS = {  # by their ids
     "data": "Data and run",
     "folds": "Figures by fold",
@@ -36,8 +42,11 @@ SECTIONS = {  # by their ids
     "calls": "Calls and scores",
     "groups": "Subgroups",
     "augmented": "Augmentation",
+    "explained": "What the trees rest on",
     "mistakes": "Most confident mistakes",
 }
+
+STRONGEST = 20  # features in the table
 
 
 def page_context(source: Source, resamples: int, data_name: str | None) -> dict[str, Any]:
@@ -53,17 +62,28 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
     calibrated, calibration = draw_reliability(source, pictures)
     clinic_tables, clinic_notes = clinical(source, pictures, calibrated, resamples)
     groups = draw_subgroups(source, pictures, resamples)
-    draw_augmentation(source, pictures)
-    mistakes = draw_mistakes(source, pictures, calibrated)
     run, lesions = source.run, source.lesions
+    if run.kind == "network":
+        draw_training(source, pictures)
+        draw_augmentation(source, pictures)
+    explanation = draw_explanation(source, pictures) if run.kind == "tabular" else None
+    mistakes = find_mistakes(source, calibrated)
+    if run.kind == "network":
+        draw_mistakes(source, pictures, mistakes)
+    shown = [isic_id for rows in mistakes.values() for isic_id in rows["isic_id"]]
     return {
-        "sections": SECTIONS,
+        "sections": {name: title for name, title in SECTIONS.items() if OF_KIND.get(name, run.kind) == run.kind},
+        "kind": run.kind,
+        "words": words(run.config),
+        "explanation": explanation,
+        "strongest": list(explanation.strength.items())[:STRONGEST] if explanation else [],
+        "reasons": reasons(run, lesions, shown) if explanation else {},
         "pictures": pictures,
         "run": run.folder.resolve().name,
         "manifest": run.manifest,
         "config": run.config,
         "options": flat_options(to_dict(run.config)),
-        "weights": Path(run.config.weights).name,
+        "weights": Path(run.manifest["weights"]["name"]).name,
         "data": data_facts(source, data_name or source.dataset.metadata.parent.resolve().name),
         "drawn": is_demo(source),
         "folds": source.folds,
@@ -83,7 +103,7 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
         "clinic_tables": clinic_tables,
         "clinic_notes": clinic_notes,
         "min_positives": MIN_POSITIVES,
-        "mistakes": mistakes,
+        "mistakes": {name: rows.to_dict("records") for name, rows in mistakes.items()},
     }
 
 
@@ -117,7 +137,7 @@ def is_demo(source: Source) -> bool:
     """Return whether the lesions are the demo's, drawn by a program."""
     note = source.dataset.metadata.parent / "README.txt"
     drawn = note.is_file() and note.read_text(errors="replace").startswith("Demo lesions of jaxlesion")
-    return drawn or source.run.config.preset == "demo"
+    return drawn or getattr(source.run.config, "preset", None) == "demo"
 
 
 def flat_options(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

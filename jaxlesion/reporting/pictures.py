@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from jaxlesion.boosting.explain import Explanation, explain
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.data.batches import Batches, open_batches
@@ -67,9 +68,27 @@ class Pictures:
         return "data:image/png;base64," + base64.b64encode(self.content[name]).decode()
 
 
-def draw_curves(source: Source, pictures: Pictures) -> None:
-    """Draw learning curves, ROC, precision and recall, confusions and scores."""
+def draw_training(source: Source, pictures: Pictures) -> None:
+    """Draw the learning curves."""
     pictures.add("learning_curves", plots.learning_curves({k: source.run.fold(k).metrics() for k in source.folds}))
+
+
+def draw_explanation(source: Source, pictures: Pictures) -> Explanation:
+    """Draw what the trees of a run rest on, and return it."""
+    found = explain(source.run, source.lesions, source.table)
+    if found.importance:
+        pictures.add("importance", plots.importance(found.importance))
+    else:
+        pictures.missing["importance"] = "There is no importance: the held-out rows are all of one class."
+    if found.courses:
+        pictures.add("dependence", plots.dependence(found.courses))
+    else:
+        pictures.missing["dependence"] = "There is no partial dependence: no feature is a number."
+    return found
+
+
+def draw_curves(source: Source, pictures: Pictures) -> None:
+    """Draw ROC, precision and recall, confusions and scores."""
     target, prediction = source.columns
     if len(np.unique(target)) == 2:
         fold = source.table["fold"].to_numpy(np.int8)
@@ -186,23 +205,25 @@ def draw_augmentation(source: Source, pictures: Pictures) -> None:
     pictures.add("augmentation", plots.contact_sheet(images, augmented, source.lesions["isic_id"].iloc[rows].tolist()))
 
 
-def draw_mistakes(
-    source: Source, pictures: Pictures, calibrated: np.ndarray | None
-) -> dict[str, list[Mapping[str, Any]]]:
-    """Draw false positives of the highest and false negatives of the lowest predictions; return rows of two tables."""
+def find_mistakes(source: Source, calibrated: np.ndarray | None) -> dict[str, pd.DataFrame]:
+    """Return the false positives of the highest and the false negatives of the lowest predictions."""
     table = source.table.assign(threshold=source.threshold, calibrated=np.nan if calibrated is None else calibrated)
     called, malignant = table["prediction"] >= table["threshold"], table["target"] == 1
-    shown = {
+    return {
         "false_positives": table[called & ~malignant].nlargest(SHOWN, "prediction"),
         "false_negatives": table[~called & malignant].nsmallest(SHOWN, "prediction"),
     }
+
+
+def draw_mistakes(source: Source, pictures: Pictures, mistakes: Mapping[str, pd.DataFrame]) -> None:
+    """Draw the lesions of `find_mistakes`, with Grad-CAM below."""
     batches, maps = batches_of(source), {}
     row_of = pd.Series(np.arange(len(source.lesions)), source.lesions["isic_id"])
     try:
-        maps = heat(source, batches, row_of[pd.concat(shown.values())["isic_id"]].to_numpy())
+        maps = heat(source, batches, row_of[pd.concat(mistakes.values())["isic_id"]].to_numpy())
     except InputError as e:
         pictures.missing["grad_cam"] = f"No Grad-CAM: {e}"
-    for name, rows in shown.items():
+    for name, rows in mistakes.items():
         if rows.empty:
             pictures.missing[name] = f"There are no {name.replace('_', ' ')} at the threshold."
             continue
@@ -210,7 +231,6 @@ def draw_mistakes(
         captions = [f"{isic_id}\n{p:.3g}, fold {k}" for isic_id, p, k in rows[CAPTION].itertuples(index=False)]
         images = np.stack([batches.image(row) for row in at])
         pictures.add(name, plots.lesions(images, np.stack([maps[r] for r in at]) if maps else None, captions))
-    return {name: rows.to_dict("records") for name, rows in shown.items()}
 
 
 def heat(source: Source, batches: Batches, rows: np.ndarray) -> dict[int, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from jaxlesion.boosting.explain import Course, Importance
 from jaxlesion.evaluation.decision import NetBenefit
 from jaxlesion.evaluation.metrics import CLASSES, MIN_TPR, precision_recall_curve, roc_curve
 from jaxlesion.evaluation.reliability import Reliability
@@ -172,6 +173,42 @@ def forest(found: pd.DataFrame) -> "Figure":
     rows = zip(found["variable"], found["group"], found["n"], found["positives"], strict=True)
     labels = [f"{variable}: {_short(group)} ({positives:,} of {n:,})" for variable, group, n, positives in rows]
     axes[0].set_yticklabels(labels, fontsize="small")
+    return figure
+
+
+def importance(found: Sequence[Importance]) -> "Figure":
+    """Draw the loss of ROC AUC of each group of features as a bar, with its interval.
+
+    Args:
+        found: at least one, the largest first.
+    """
+    figure, (axis,) = _axes(1, 1, (8, 1.1 + 0.3 * len(found)))
+    y = np.arange(len(found))
+    axis.barh(y, [one.loss for one in found], color=COLOURS["benign"], height=0.6)
+    limits = [(one.low, one.high) if one.low is not None else (np.nan, np.nan) for one in found]
+    axis.hlines(y, *np.array(limits, float).T, color="black", linewidth=1.2)
+    axis.axvline(0, color="grey", linewidth=0.8)
+    axis.set(xlabel="loss of ROC AUC when shuffled", ylim=(len(found) - 0.5, -0.5), yticks=y)
+    axis.set_yticklabels([f"{one.group} ({one.features})" for one in found], fontsize="small")
+    return figure
+
+
+def dependence(courses: Sequence[Course]) -> "Figure":
+    """Draw the mean predicted probability by the value of each feature.
+
+    Args:
+        courses: one to eight.
+    """
+    rows = -(-len(courses) // 4)
+    figure, axes = _axes(rows, min(4, len(courses)), (9, 2.1 * rows + 0.3))
+    top = 1.1 * max(one.probability.max(initial=0) for one in courses)
+    for axis, one in zip(axes, courses, strict=False):
+        axis.plot(one.at, one.probability, color="black", linewidth=1.5)
+        axis.set(ylim=(0, top or 1))
+        axis.set_title(one.name.replace("tbp_lv_", ""), fontsize="small")
+        axis.tick_params(labelsize="x-small")
+    for axis in axes[len(courses) :]:
+        axis.set_axis_off()
     return figure
 
 

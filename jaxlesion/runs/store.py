@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import platform
-import subprocess
 from collections.abc import Collection, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +14,16 @@ from jaxlesion.core import config as configuration
 from jaxlesion.core import fields
 from jaxlesion.core.config import ALL_ROWS, Layout, TrainConfig, fold_name
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.experts import KINDS, RunConfig, TabularConfig, check_tabular, kind_of
 from jaxlesion.core.files import LEFT_OVER, remove_left_over, write_atomic
 from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.folds import training_pool, training_rows
-from jaxlesion.data.open import open_dataset
+from jaxlesion.data.open import open_dataset, open_metadata
 from jaxlesion.data.predictions import CALIBRATED, concatenate, read_predictions, write_predictions
 from jaxlesion.data.tables import read_table
 from jaxlesion.evaluation import calibration
 from jaxlesion.evaluation.calibration import AllRowsCalibration, Calibration
 from jaxlesion.runs.fold_dir import LOCK, FoldDir
-
-PACKAGES = (
-    *("jaxlesion", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "h5py"),
-    *("tensorflow-cpu", "tensorflow", "albumentations", "opencv-python-headless"),
-)
-
 
 PIXELS = "pixels.csv"
 BEGUN = {LOCK, "manifest.json", "folds.csv"}  # what is in the folder of a run before it is one
@@ -42,7 +34,7 @@ class Run:
     """An existing run and the configuration stored in it."""
 
     folder: Path
-    config: TrainConfig
+    config: RunConfig
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -54,12 +46,19 @@ class Run:
         path = folder / "config.json"
         if not path.is_file():
             raise InputError(f"{folder} is not a run: it has no config.json; give the folder that training wrote")
-        config = fields.from_dict(_read_json(path), str(path), TrainConfig)
-        configuration.check(config)
+        content = _read_json(path)
+        kind = content.pop("kind", "network") if isinstance(content, dict) else "network"
+        if kind not in KINDS:
+            raise InputError(f"{path}: a run of kind {kind!r} is not known: use the version that wrote it")
+        config = fields.from_dict(content, str(path), KINDS[kind])
+        if isinstance(config, TrainConfig):
+            configuration.check(config)
+        elif isinstance(config, TabularConfig):
+            check_tabular(config)
         return cls(folder, config)
 
     @classmethod
-    def create(cls, folder: Path, config: TrainConfig, lesions: pd.DataFrame, manifest: dict[str, Any]) -> "Run":
+    def create(cls, folder: Path, config: RunConfig, lesions: pd.DataFrame, manifest: dict[str, Any]) -> "Run":
         """Write a new run, or open the one that another process has begun at the same time.
 
         config.json comes last: with it, the folder is a run. Whatever a killed process left before that is
@@ -80,10 +79,21 @@ class Run:
             columns = ["isic_id", "patient_id", "target", "fold"]
             write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
             write_atomic(folder / "folds.csv", lesions[columns].to_csv(index=False, lineterminator="\n"))
-            write_atomic(folder / "config.json", json.dumps(fields.to_dict(config), indent=2) + "\n")
+            kind = {} if isinstance(config, TrainConfig) else {"kind": kind_of(config)}
+            write_atomic(folder / "config.json", json.dumps(kind | fields.to_dict(config), indent=2) + "\n")
         return cls(folder, config)
 
-    def check_same(self, config: TrainConfig, data: dict[str, str]) -> None:
+    @property
+    def kind(self) -> str:
+        """Return what predicts: network, tabular or stack."""
+        return kind_of(self.config)
+
+    def check_network(self, doing: str) -> None:
+        """Raise InputError for a run without a network, where one is needed."""
+        if self.kind != "network":
+            raise InputError(f"{self.folder} is a {self.kind} run, without a network: {doing}")
+
+    def check_same(self, config: RunConfig, data: dict[str, str]) -> None:
         """Refuse another configuration or other data, naming the first difference."""
         if (differs := difference(self.config, config)) is not None:
             option, ours, theirs = differs
@@ -104,7 +114,7 @@ class Run:
     def open_data(
         self, data_dir: Path | None = None, table: Path | None = None, columns: Collection[str] | None = None
     ) -> tuple[Dataset, pd.DataFrame]:
-        """Open the data that the run was trained on, and check that it is the very same.
+        """Open the data that the run was trained on, and check that it is the very same; without a network no images.
 
         Args:
             data_dir: where it lies now [default: where it lay in training].
@@ -119,7 +129,8 @@ class Run:
                 released model.
         """
         self.check_unreleased()
-        dataset = open_dataset(data_dir or self.config.data_dir, layout=self.layout(table), columns=columns)
+        read = open_dataset if self.kind == "network" else open_metadata
+        dataset = read(data_dir or self.config.data_dir, layout=self.layout(table), columns=columns)
         self.check_data(fingerprint(dataset))
         return dataset, self.lesions(dataset)
 
@@ -239,7 +250,7 @@ class Run:
     def fit_calibration(self, oof: pd.DataFrame) -> Calibration:
         """Fit the calibration on out-of-fold Predictions of finished folds."""
         lesions, models = self.folds_table(), oof.groupby("fold")["model"].first().to_dict()
-        pos_weight = self.config.optim.pos_weight
+        pos_weight = self.config.pos_weight
         negatives = {k: self._negatives(lesions, k) for k in models}
         columns = (oof[name].to_numpy(kind) for name, kind in (("target", int), ("prediction", float), ("fold", int)))
         fitted = calibration.fit(*columns, models, negatives, pos_weight)
@@ -291,33 +302,15 @@ def check_free(folder: Path, *, or_run: bool = False) -> None:
         raise InputError(f"{folder} exists and is not a run: give another --run-dir, or empty it")
 
 
-def difference(a: TrainConfig, b: TrainConfig) -> tuple[str, Any, Any] | None:
+def difference(a: RunConfig, b: RunConfig) -> tuple[str, Any, Any] | None:
     """Return the first option that makes them different runs, and its values; None if they are the same."""
+    if kind_of(a) != kind_of(b):
+        return "the kind", kind_of(a), kind_of(b)
     ours, theirs = (_flat(configuration.identity(c)) for c in (a, b))
-    if "none" not in (ours["weights"], theirs["weights"]):  # their SHA-256 are compared, wherever they come from
+    if "none" not in (ours.get("weights", "none"), theirs.get("weights")):
+        # Their SHA-256 are compared, wherever they come from.
         theirs["weights"] = ours["weights"]
     return next(((fields.flag(k), v, theirs[k]) for k, v in ours.items() if theirs[k] != v), None)
-
-
-def make_manifest(
-    data: dict[str, str], rows: int, weights: dict[str, str | None], devices: list[str]
-) -> dict[str, Any]:
-    """Collect what the results of a run depend on: versions, data, weights and machine."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "versions": {"python": platform.python_version(), **versions},
-        "git_commit": _git_commit(),
-        "platform": platform.platform(),
-        "devices": devices,
-        "rows": rows,
-        "data": data,
-        "weights": weights,
-    }
 
 
 def _read_json(path: Path) -> Any:
@@ -325,20 +318,6 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError) as e:
         raise InputError(f"{path}: not readable as JSON ({e}); put back what training wrote") from None
-
-
-def _git_commit() -> str | None:
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "describe", "--always", "--exclude=*", "--dirty", "--abbrev=40"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-        )
-    except OSError:
-        return None
-    return head.stdout.strip() or None if head.returncode == 0 else None
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

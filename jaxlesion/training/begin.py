@@ -34,8 +34,9 @@ from jaxlesion.data.open import open_dataset
 from jaxlesion.data.schema import KEYS
 from jaxlesion.model.registry import build_model, find_backbone
 from jaxlesion.model.weights import find_weights, read_variables
+from jaxlesion.runs.manifest import make_manifest
 from jaxlesion.runs.selection import choose_folds, folds_to_train
-from jaxlesion.runs.store import Run, check_free, difference, make_manifest
+from jaxlesion.runs.store import Run, check_free, difference
 from jaxlesion.runtime.processes import first_alone, from_first, in_turn, process_count, process_index
 
 DEMO_NOTE = "The figures of drawn lesions mean nothing clinically."

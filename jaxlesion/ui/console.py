@@ -5,15 +5,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
+import pandas as pd
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxlesion.core.hooks import Meter
+from jaxlesion.data.predictions import read_predictions
 from jaxlesion.evaluation import registry
-from jaxlesion.evaluation.clinic import Grid
+from jaxlesion.evaluation.clinic import WHOLE_FOLD, Grid, without_uncorrected
 from jaxlesion.evaluation.compare import Comparison
-from jaxlesion.evaluation.summary import MEAN, POOLED, Estimate, Estimates, Summary
+from jaxlesion.evaluation.summary import (
+    MEAN,
+    POOLED,
+    PRIOR_NOTE,
+    Estimate,
+    Estimates,
+    EvalOptions,
+    Summary,
+    notes_on,
+    resampled_by,
+    summarise_run,
+)
+from jaxlesion.runs.store import Run
 from jaxlesion.ui.terminal import notes, say, show, show_table
 
+RANK_NOTE = "means of ranks are no probabilities: thresholded figures at 0.5 mean nothing, calibrated ones do"
 LOG_SECONDS = 60  # between two lines of progress where there is no terminal
 
 
@@ -78,6 +93,26 @@ def print_estimates(title: str, columns: Mapping[str, Estimates], legend: Sequen
     _print_table(title, [*columns], cells)
     for line in legend:
         show(line)
+
+
+def print_fold(run: Run, lesions: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Print the metrics of one fold's held-out rows."""
+    for name, columns in summarise_run(run.config, lesions, table).items():
+        by = f"[95% interval] by {EvalOptions().resamples:,} draws of {resampled_by(table)}s"
+        print_estimates(name, columns, ["thresholded at 0.5", by, PRIOR_NOTE])
+
+
+def print_run(run: Run, lesions: pd.DataFrame) -> None:
+    """Print the metrics of a run's out-of-fold predictions, by fold and of all folds together."""
+    table = read_predictions(run.folder / "oof.csv")
+    with progress("bootstrap") as tick:
+        options = EvalOptions(tick=tick)
+        summary = without_uncorrected(summarise_run(run.config, lesions, table, options), run.config)
+    print_summary(summary)
+    for note in notes_on(options, table, summary.get(POOLED, {}).get(WHOLE_FOLD, ())):
+        show(note)
+    if not run.config.keeps_prior:
+        show(PRIOR_NOTE if run.kind != "stack" else RANK_NOTE)
 
 
 def print_comparison(title: str, names: Sequence[str], comparisons: Mapping[str, Comparison]) -> None:

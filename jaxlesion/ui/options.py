@@ -16,6 +16,7 @@ from jaxlesion.core import config as configuration
 from jaxlesion.core import fields
 from jaxlesion.core.config import EXCLUSIVE, DistributedConfig, TrainConfig
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.experts import TabularConfig, check_tabular
 from jaxlesion.core.fields import flag
 from jaxlesion.core.presets import PRESETS, preset
 from jaxlesion.runs.selection import folds_meant
@@ -101,6 +102,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
             )
     if run is not None:
         run.check_unreleased()
+        run.check_network("train it by the command that began it, or give another --run-dir")
         changed = {"fold": folds_meant(run), "run_dir": run.folder, "resume": False, "distributed": DistributedConfig()}
         base = fields.replace(run.config, changed)
     else:
@@ -108,12 +110,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
         if early.preset is not None and early.preset not in names:
             raise InputError(f"--preset {early.preset}: choose from {', '.join(names)}")
         base = preset(early.preset or ("default" if early.data_dir or _wants_help(argv) else "demo"))
-    for pair in EXCLUSIVE:
-        given = [name for name in pair if _is_given(name, argv)]
-        if len(given) == 2:
-            raise InputError(f"{flag(given[0])} and {flag(given[1])} replace one another: give one of them")
-        if given:
-            base = fields.replace(base, {next(name for name in pair if name not in given): None})
+    base = _unset_replaced(base, argv)
     config = parse(TrainConfig, argv, "train", base)
     configuration.check(config)
     if config.data_dir is None and config.preset != "demo":
@@ -121,6 +118,43 @@ def parse_train(argv: Sequence[str]) -> TrainConfig:
             f"--preset {config.preset} needs --data-dir, the folder with train-metadata.csv (only demo does without)"
         )
     return config
+
+
+def parse_tabular(argv: Sequence[str]) -> TabularConfig:
+    """Parse a command that trains trees; defaults come from the run in --run-dir when there is one.
+
+    Raises:
+        InputError: an unknown option, both of a pair, or --resume of nothing and nothing to begin.
+    """
+    early = _early(argv)
+    refuse_address("run_dir", early.run_dir or "")
+    base = TabularConfig()
+    if early.run_dir and (Path(early.run_dir) / "config.json").is_file():
+        run = Run.open(Path(early.run_dir))
+        if run.kind != "tabular":
+            raise InputError(f"{run.folder} is a {run.kind} run: give another --run-dir")
+        base = fields.replace(run.config, {"fold": "all", "run_dir": run.folder, "resume": False})
+    elif early.resume and not early.data_dir:
+        raise InputError(
+            f"--resume: {early.run_dir or 'no --run-dir'} holds no run; give --run-dir the folder of the run to "
+            "resume, or the whole command with --data-dir to begin it"
+        )
+    if _is_given("folds.file", argv):
+        base = fields.replace(base, {"folds.stratify": False})
+    config = parse(TabularConfig, argv, "tabular", _unset_replaced(base, argv))
+    check_tabular(config)
+    return config
+
+
+def _unset_replaced(base: T, argv: Sequence[str]) -> T:
+    """Unset the default of an option that another one, which is given, replaces."""
+    for pair in EXCLUSIVE:
+        given = [name for name in pair if _is_given(name, argv)]
+        if len(given) == 2:
+            raise InputError(f"{flag(given[0])} and {flag(given[1])} replace one another: give one of them")
+        if given:
+            base = fields.replace(base, {next(name for name in pair if name not in given): None})
+    return base
 
 
 def _early(argv: Sequence[str]) -> argparse.Namespace:

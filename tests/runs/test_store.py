@@ -16,7 +16,8 @@ from jaxlesion.core.fields import flag, replace
 from jaxlesion.core.files import without_nan
 from jaxlesion.data.predictions import CALIBRATED, COLUMNS, predictions_table, read_predictions, write_predictions
 from jaxlesion.runs.fold_dir import FoldDir
-from jaxlesion.runs.store import Run, _flat, make_manifest
+from jaxlesion.runs.manifest import make_manifest
+from jaxlesion.runs.store import Run, _flat
 
 HASHES = {"metadata": "1" * 64, "images": "2" * 64}
 CONFIG = replace(TrainConfig(), {"fold": (0, 2), "data_dir": Path("d"), "optim.clip": 1.0, "weights": "none"})

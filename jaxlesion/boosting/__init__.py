@@ -1,0 +1,1 @@
+"""Gradient-boosted trees on the metadata of lesions: features, members, and folds of a run."""
