@@ -21,12 +21,19 @@ TRAIN = (
     "--weights none --model.variant tiny --data.image-size 32 --data.batch-size 8 --data.workers 1 --epochs 1 "
     "--sampling.negatives-per-positive 1 --optim.learning-rate 1e-3 --optim.warmup-steps 2"
 )
+SMALLER = {
+    "jaxlesion.train": TRAIN,
+    "jaxlesion.tabular": "--trees.trees 4 --trees.bag 1 --trees.min-rows 3",
+    "jaxlesion.outliers": "--weights none --model.variant tiny --data.image-size 32 --bootstrap 20",
+}
 EXPERIMENT = "--shrink --fold 0 --bootstrap 20"
 OPTIONS = {
     "experiments.table1": EXPERIMENT,
     "experiments.all": f"{EXPERIMENT} --only table1 table8",
     "experiments.recipes": "--shrink --only few-negatives --resamples 20 --jobs 1",
     "experiments.frontier": "--trained tiny --untrained efficientnetv2_b0 --sizes 32 --batch 4 --turns 1",
+    "experiments.metadata": "--shrink --bootstrap 20",
+    "experiments.tabular_scale": "--rows 2000 --malignant 60 --patients 40",
     "experiments.coverage": "--sets 2 --resamples 20 --patients 60 --malignant 16",
     "experiments.scale": (
         "--rows 200 400 --table-rows 1500 --patients 60 --malignant 60 --batch-size 16 --shard-rows 64"
@@ -56,7 +63,7 @@ def shrink(words: Sequence[str]) -> list[str]:
     if program.startswith("experiments"):
         smaller = OPTIONS[program].split()
     else:  # a run that is gone on with has its options already
-        smaller = TRAIN.split() if program == "jaxlesion.train" and "--data-dir" in words else []
+        smaller = SMALLER.get(program, "").split() if "--data-dir" in words else []
     kept, dropping = [], False
     for word in words:
         if word.startswith("--"):

@@ -79,10 +79,10 @@ def explain(
         tick: called with 1 after each group of features.
     """
     folds = sorted(table["fold"].unique().tolist())
-    found = folds_features(run, lesions, folds, held_out_logits(run, lesions), run.folder)
+    each = folds_features(run, lesions, folds, held_out_logits(run, lesions), run.folder)
     rows = _to_shuffle(lesions, folds)
     held = lesions.iloc[rows].reset_index(drop=True)
-    found = {k: (replace(inputs, values=inputs.values[rows]), members) for k, (inputs, members) in found.items()}
+    found = {fold: (replace(inputs, values=inputs.values[rows]), members) for fold, inputs, members in each}
     of_fold = held["fold"].to_numpy()
     importance = _importance(held, found, of_fold, tick)
     strength: dict[str, list[float]] = {}
@@ -220,13 +220,12 @@ def reasons(run: Run, lesions: pd.DataFrame, wanted: Sequence[str], most: int = 
         most: features for each.
     """
     folds = sorted(lesions.loc[lesions["isic_id"].isin(wanted), "fold"].unique().tolist())
-    found = folds_features(run, lesions, folds, held_out_logits(run, lesions), run.folder)
-    row_of = pd.Series(np.arange(len(lesions)), lesions["isic_id"])
     named = {}
-    for isic_id in wanted:
-        inputs, members = found[int(lesions["fold"].iloc[row_of[isic_id]])]
-        values = inputs.values[[row_of[isic_id]]]
-        share = contributions(members, values)[0, :-1]
-        order = np.argsort(-np.abs(share))[:most]
-        named[isic_id] = [Reason(inputs.names[at], float(values[0, at]), float(share[at])) for at in order]
+    for fold, inputs, members in folds_features(run, lesions, folds, held_out_logits(run, lesions), run.folder):
+        rows = np.flatnonzero(lesions["isic_id"].isin(wanted) & (lesions["fold"] == fold))
+        values = inputs.values[rows]
+        for row, own, share in zip(rows, values, contributions(members, values)[:, :-1], strict=True):
+            order = np.argsort(-np.abs(share))[:most]
+            reasons = [Reason(inputs.names[at], float(own[at]), float(share[at])) for at in order]
+            named[lesions["isic_id"].iloc[row]] = reasons
     return named

@@ -68,7 +68,7 @@ MEASURES = (
     _measure("contrast", "1", "distance in colour to the skin around: root of dL^2 + dA^2 + dB^2", CIE,
              "{P}deltaL {P}deltaA {P}deltaB", lambda *d: np.sqrt(sum(x**2 for x in d))),
     _measure("hue_contrast", "degrees", "hue - hue of the skin around", CIE, "{P}H {P}Hext", lambda h, ext: h - ext),
-    _measure("lightness_contrast", "L*", "|L - L of the skin around|", CIE,
+    _measure("lightness_contrast", "L*", "absolute value of L - L of the skin around", CIE,
              "{P}L {P}Lext", lambda lesion, ext: (lesion - ext).abs()),
     _measure("contrast_area", "mm^2", "area x normalised contrast", HERE,
              "{P}areaMM2 {P}deltaLBnorm", lambda area, delta: area * delta),

@@ -1,6 +1,6 @@
 """Predict by the trees of a run: what each fold held out, and lesions that none has seen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,8 @@ from jaxlesion.runs.store import Run, model_name
 
 def folds_features(
     run: Run, lesions: pd.DataFrame, folds: Sequence[int], scores: np.ndarray | None, path: object
-) -> dict[int, tuple[Features, list]]:
-    """Return the features of some lesions and the bag, for each fold.
+) -> Iterator[tuple[int, Features, list]]:
+    """Yield each fold with the features of some lesions and the bag; one fold's are in memory at a time.
 
     Args:
         run: of trees.
@@ -33,8 +33,9 @@ def folds_features(
     for schema, _ in read.values():
         schema.check(lesions, path)
     compared = compare_within(lesions, tuple(columns), run.config.features, scores)
-    made = {fold: features(lesions, compared, schema) for fold, (schema, _) in read.items()}
-    return {fold: (made[fold], members(made[fold])) for fold, (_, members) in read.items()}
+    for fold, (schema, members) in read.items():
+        inputs = features(lesions, compared, schema)
+        yield fold, inputs, members(inputs)
 
 
 def out_of_fold(run: Run, lesions: pd.DataFrame, folds: Sequence[int], path: object) -> pd.DataFrame:
@@ -47,7 +48,7 @@ def out_of_fold(run: Run, lesions: pd.DataFrame, folds: Sequence[int], path: obj
         path: of the table, for messages.
     """
     tables = []
-    for fold, (inputs, members) in folds_features(run, lesions, folds, held_out_logits(run, lesions), path).items():
+    for fold, inputs, members in folds_features(run, lesions, folds, held_out_logits(run, lesions), path):
         rows = np.flatnonzero(lesions["fold"].to_numpy() == fold)
         prediction = expit(log_odds(members, inputs.values[rows]))
         tables.append(predictions_table(lesions.iloc[rows], prediction, names(run, [fold])[0], fold))
@@ -59,7 +60,7 @@ def new_rows(
 ) -> np.ndarray:
     """Return each fold's probability [n, folds] of lesions that none has seen; arguments as for `folds_features`."""
     found = folds_features(run, lesions, folds, scores, path)
-    return np.stack([expit(log_odds(members, inputs.values)) for inputs, members in found.values()], 1)
+    return np.stack([expit(log_odds(members, inputs.values)) for _, inputs, members in found], 1)
 
 
 def names(run: Run, folds: Sequence[int]) -> list[str]:

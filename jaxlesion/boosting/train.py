@@ -106,7 +106,9 @@ def _check_columns(lesions: pd.DataFrame, config: TabularConfig, say: Callable[[
             "a value"
         )
     check_left_out(lesions, config.features.without)
-    table, categories, left_out = usable_columns(lesions, np.ones(len(lesions), bool))
+    everywhere = np.ones(len(lesions), bool)
+    Schema.of(lesions, everywhere, config.features)
+    table, categories, left_out = usable_columns(lesions, everywhere)
     for column, reason in left_out.items():
         say(f"without {column} ({reason})")
     for column, why in almost_numbers(table, categories).items():

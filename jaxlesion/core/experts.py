@@ -95,9 +95,9 @@ class StackConfig:
 
     runs: tuple[Path, ...] = ()
     """Folders of two or more runs with the same rows and folds."""
-    method: Literal["rank", "logistic"] = "rank"
-    """rank: the mean of the ranks among out-of-fold predictions; logistic: a regression on their logits, fitted on the
-    other folds."""
+    method: Literal["logistic", "rank"] = "logistic"
+    """logistic: a regression on the runs' logits, fitted on the other folds; rank: the mean of their ranks among
+    out-of-fold predictions."""
     run_dir: Path | None = None
     """Folder of the stack, a run itself [default: ckpt/stack-<time>]."""
     data_dir: Path | None = None

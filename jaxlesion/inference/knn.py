@@ -66,7 +66,7 @@ class KnnOptions:
 
 
 @dataclass(frozen=True)
-class _Searched:
+class Searched:
     """The rows to search, with the configuration that training on them would have.
 
     Args:
@@ -97,7 +97,7 @@ def knn_predictions(options: KnnOptions, hooks: Hooks = SILENT) -> dict[int, pd.
     """
     if not options.k or min(options.k) < 1:
         raise InputError(f"--k must be at least 1, not {' '.join(map(str, options.k)) or 'nothing'}")
-    searched = _open(options, hooks.say)
+    searched = open_searched(options, hooks.say)
     features = _features(options.features, searched, hooks)
     lesions = searched.lesions
     target, of_fold = lesions["target"].to_numpy(), lesions["fold"].to_numpy()
@@ -118,7 +118,12 @@ def model_name(options: KnnOptions, k: int) -> str:
     return f"knn-{options.features}-k{k}"
 
 
-def _open(options: KnnOptions, say: Callable[[str], None]) -> _Searched:
+def open_searched(options: KnnOptions, say: Callable[[str], None]) -> Searched:
+    """Open the rows, with folds, and the configuration that training on them would have.
+
+    Raises:
+        InputError: whatever about options, data, weights or run the caller must put right.
+    """
     if options.run is None:
         if options.data_dir is None:
             raise InputError("give --data-dir, the folder with train-metadata.csv, or --run, the folder of a run")
@@ -130,25 +135,26 @@ def _open(options: KnnOptions, say: Callable[[str], None]) -> _Searched:
         )
         dataset, table = (None, opened) if isinstance(opened, pd.DataFrame) else (opened, opened.lesions)
         lesions = assign(subset(table, training.data.max_records, training.data.seed), training.folds)
-        return _Searched(training, None, dataset, lesions)
+        return Searched(training, None, dataset, lesions)
     for name in OF_THE_RUN:
         if lookup(options, name) != lookup(KnnOptions(), name):
             raise InputError(f"--run has its own {flag(name)}: leave that out")
     run = Run.open(options.run)
+    run.check_network("give --data-dir, and --folds.file its folds.csv")
     own = {name: lookup(run.config, name) for name in OF_THE_RUN}
     training = fields.replace(TrainConfig(fold=options.fold, data=options.data), own)
     configuration.check(training)
-    return _Searched(training, run, *run.open_data(options.data_dir, options.data.table))
+    return Searched(training, run, *run.open_data(options.data_dir, options.data.table))
 
 
-def _features(kind: str, searched: _Searched, hooks: Hooks) -> FoldFeatures:
+def _features(kind: str, searched: Searched, hooks: Hooks) -> FoldFeatures:
     """Return the features of all rows as a function of the fold held out; the shared part is computed once."""
     if kind == "metadata":
         return lambda fold: _metadata(searched.lesions, fold, hooks)
     if kind == "pixels":
         pixels = _pixels(searched, hooks)
         return lambda fold: pixels
-    return _embedding(searched, hooks)
+    return embedding(searched, hooks)
 
 
 def _metadata(lesions: pd.DataFrame, fold: int, hooks: Hooks) -> np.ndarray:
@@ -162,7 +168,7 @@ def _metadata(lesions: pd.DataFrame, fold: int, hooks: Hooks) -> np.ndarray:
     return found.values
 
 
-def _pixels(searched: _Searched, hooks: Hooks) -> np.ndarray:
+def _pixels(searched: Searched, hooks: Hooks) -> np.ndarray:
     """Return the pixels of all rows, uint8 [n, 3072]."""
     small = dataclasses.replace(searched.training.data, image_size=PIXELS, cache=False)
     rows = len(searched.lesions)
@@ -177,7 +183,7 @@ def _pixels(searched: _Searched, hooks: Hooks) -> np.ndarray:
         )
 
 
-def _embedding(searched: _Searched, hooks: Hooks) -> FoldFeatures:
+def embedding(searched: Searched, hooks: Hooks) -> FoldFeatures:
     """Return the pooled features, float32 [n, width]: of one network for all folds, or of each fold's own in a run."""
     training, run, lesions = searched.training, searched.run, searched.lesions
     keep_compiled()

@@ -49,7 +49,7 @@ def test_the_reasons_of_a_lesion_are_its_largest_shares(opened):
     for isic_id, found in reasons(run, lesions, wanted, most=10_000).items():
         row = int(np.flatnonzero(lesions["isic_id"] == isic_id)[0])
         fold = int(lesions["fold"].iloc[row])
-        inputs, members = folds_features(run, lesions, [fold], None, "x")[fold]
+        ((_, inputs, members),) = folds_features(run, lesions, [fold], None, "x")
         shares = np.array([reason.log_odds for reason in found])
         assert (np.diff(np.abs(shares)) <= 0).all()
         constant = log_odds(members, inputs.values[[row]])[0] - shares.sum()

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -75,3 +77,11 @@ def test_every_column_of_the_challenge_has_a_topic():
     assert topic("z:tbp_lv_H") == "colour"
     assert topic("site rank:contrast") == "contrast to the skin"
     assert topic("haemoglobin") == "other"
+
+
+def test_the_page_lists_every_measure_and_topic():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "metadata.md").read_text()
+    for one in MEASURES:
+        assert f"| `{one.name}` | {one.unit} | {one.words} | {one.source} | {topic(one.name)} |" in page
+    for name, columns in TOPICS.items():
+        assert f"| {name} | {', '.join(f'`{column}`' for column in columns.split())} |" in page
