@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jaxlesion.boosting.features import compare_within, number_columns
+from jaxlesion.boosting.features import Schema, compare_within
 from jaxlesion.boosting.train import train_tabular
 from jaxlesion.core.config import Layout
 from jaxlesion.core.experts import FeaturesConfig, TabularConfig, TreesConfig
@@ -48,7 +48,8 @@ def read_and_compare(folder: Path) -> str:
     start = time.perf_counter()
     lesions = open_table(folder)
     read = time.perf_counter()
-    found = compare_within(lesions, number_columns(lesions), FeaturesConfig(), None)
+    schema = Schema.of(lesions, np.ones(len(lesions), bool), FeaturesConfig())
+    found = compare_within(lesions, schema.numbers, FeaturesConfig(), None)
     columns = found.numbers.shape[1] + found.comparisons.shape[1]
     return f"read {read - start:.0f} s, {columns} numbers and comparisons {time.perf_counter() - read:.0f} s"
 

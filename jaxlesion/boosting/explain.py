@@ -62,7 +62,7 @@ def groups_of(names: Sequence[str]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for at, name in enumerate(names):
         found.setdefault("image" if IMAGE in name else topic(name), []).append(at)
-    if compared := [at for at, name in enumerate(names) if ":" in name or name.endswith("count")]:
+    if compared := [at for at, name in enumerate(names) if ":" in name or name.split(" ")[-1] == "count"]:
         found[COMPARED] = compared
     return found
 

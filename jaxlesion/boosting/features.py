@@ -1,7 +1,7 @@
 """From the metadata of lesions to the features of trees: numbers, categories, and comparisons within the patient."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from jaxlesion.boosting.patient import groups, relative
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.experts import FeaturesConfig
 from jaxlesion.data.metadata import usable_columns
-from jaxlesion.data.schema import feature_columns
 from jaxlesion.data.tables import numbers, shown
 
 OF_THE_PERSON = {"age_approx"}  # the same for all lesions of a patient, or nearly: nothing to compare
@@ -129,13 +128,9 @@ def compare_within(
     return Compared(own, pd.concat(parts, axis=1) if parts else pd.DataFrame(index=lesions.index))
 
 
-def number_columns(lesions: pd.DataFrame) -> tuple[str, ...]:
-    """Return every column that some fold may take as numbers: each known cell, but for a few, is one."""
-    return tuple(
-        column
-        for column in feature_columns(lesions)
-        if (known := lesions[column].dropna()).empty or numbers(known).notna().mean() > 0.5
-    )
+def number_columns(schemas: Iterable[Schema]) -> tuple[str, ...]:
+    """Return every column that is one of numbers in some fold."""
+    return tuple(dict.fromkeys(column for schema in schemas for column in schema.numbers))
 
 
 @dataclass(frozen=True)
@@ -161,7 +156,7 @@ def features(lesions: pd.DataFrame, compared: Compared, schema: Schema) -> Featu
 
     own = [column for column in compared.numbers if usable(column)]
     there = compared.comparisons if schema.compared else ()
-    other = [name for name in there if name.endswith("count") or usable(name.split(":", 1)[1])]
+    other = [name for name in there if ":" not in name or usable(name.split(":", 1)[1])]  # without: the count
     codes = [_codes(lesions[column], found) for column, found in schema.categories.items()]
     parts = [compared.numbers[own].to_numpy(np.float32), compared.comparisons[other].to_numpy(np.float32), *codes]
     names = [*own, *other, *schema.categories]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from jaxlesion.boosting.features import Features, compare_within, features
+from jaxlesion.boosting.features import Features, compare_within, features, number_columns
 from jaxlesion.boosting.train import held_out_logits, read_fold
 from jaxlesion.boosting.trees import log_odds
 from jaxlesion.data.predictions import concatenate, predictions_table
@@ -29,10 +29,10 @@ def folds_features(
         InputError: a column is missing or wrong, or a file of the run is.
     """
     read = {fold: read_fold(run, fold) for fold in folds}
-    columns = dict.fromkeys(column for schema, _ in read.values() for column in schema.numbers)
+    columns = number_columns(schema for schema, _ in read.values())
     for schema, _ in read.values():
         schema.check(lesions, path)
-    compared = compare_within(lesions, tuple(columns), run.config.features, scores)
+    compared = compare_within(lesions, columns, run.config.features, scores)
     for fold, (schema, members) in read.items():
         inputs = features(lesions, compared, schema)
         yield fold, inputs, members(inputs)

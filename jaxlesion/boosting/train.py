@@ -11,7 +11,6 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from jaxlesion.boosting.features import (
-    Compared,
     Features,
     Schema,
     check_left_out,
@@ -54,10 +53,11 @@ def train_tabular(config: TabularConfig, hooks: Hooks = SILENT) -> tuple[Run, pd
     check_tabular(config)
     config = _locate(config)
     run, lesions = _open(config, hooks)
-    if wanted := _folds(run, config):
-        compared = compare_within(lesions, number_columns(lesions), config.features, held_out_logits(run, lesions))
-    for fold in wanted:
-        _train_fold(run, lesions, compared, fold, hooks)
+    schemas = {fold: _schema(config, lesions, fold) for fold in _folds(run, config)}
+    columns = number_columns(schemas.values())
+    compared = compare_within(lesions, columns, config.features, held_out_logits(run, lesions))
+    for fold, schema in schemas.items():
+        _train_fold(run, lesions, features(lesions, compared, schema), schema, fold, hooks)
     run.collect_oof()
     return run, lesions
 
@@ -83,8 +83,9 @@ def _open(config: TabularConfig, hooks: Hooks) -> tuple[Run, pd.DataFrame]:
     dataset = open_metadata(config.data_dir, layout=config.data, say=hooks.say)
     if new:
         lesions = assign(subset(dataset.lesions, config.data.max_records, config.data.seed), config.folds)
-        choose_folds(config.fold, sorted(set(lesions["fold"].tolist())))
         _check_columns(lesions, config, hooks.say)
+        for fold in choose_folds(config.fold, sorted(set(lesions["fold"].tolist()))):
+            _schema(config, lesions, fold).check(lesions, dataset.metadata)
         for folder in config.features.runs:
             scores_of(Run.open(folder), lesions)
         manifest = make_manifest(fingerprint(dataset), len(lesions), {"name": "none", "sha256": None}, ["cpu"])
@@ -165,16 +166,18 @@ def held_out_logits(run: Run, lesions: pd.DataFrame) -> np.ndarray | None:
     return np.stack([scores_of(Run.open(folder), lesions) for folder in others], 1) if others else None
 
 
-def _train_fold(run: Run, lesions: pd.DataFrame, compared: Compared, fold: int, hooks: Hooks) -> None:
+def _schema(config: TabularConfig, lesions: pd.DataFrame, fold: int) -> Schema:
+    """Return the schema of a fold, by the rows that its trees may see."""
+    seen = np.zeros(len(lesions), bool)
+    seen[training_pool(lesions, fold, config.sampling, config.data.seed)] = True
+    return Schema.of(lesions, seen, config.features)
+
+
+def _train_fold(run: Run, lesions: pd.DataFrame, inputs: Features, schema: Schema, fold: int, hooks: Hooks) -> None:
     """Train one fold's bag; write it, and then its predictions."""
     config, folder = run.config, run.fold(fold)
+    seed = config.data.seed
     with folder.lock():
-        seed = config.data.seed
-        pool = training_pool(lesions, fold, config.sampling, seed)
-        outside = np.zeros(len(lesions), bool)
-        outside[pool] = True
-        schema = Schema.of(lesions, outside, config.features)
-        inputs = features(lesions, compared, schema)
         target = lesions["target"].to_numpy()
         members = []
         draws = [training_rows(lesions, fold, config.sampling, seed, draw) for draw in range(config.trees.bag)]

@@ -9,7 +9,6 @@ from jaxlesion.boosting.features import (
     check_left_out,
     compare_within,
     features,
-    number_columns,
     schema_from_json,
 )
 from jaxlesion.core.errors import InputError
@@ -27,7 +26,7 @@ def lesions(demo) -> pd.DataFrame:
 def made(lesions, config=CONFIG, training=None, schema=None, scores=None):
     training = np.ones(len(lesions), bool) if training is None else training
     schema = schema or Schema.of(lesions, training, config)
-    return features(lesions, compare_within(lesions, number_columns(lesions), config, scores), schema), schema
+    return features(lesions, compare_within(lesions, schema.numbers, config, scores), schema), schema
 
 
 def test_no_feature_is_an_id_a_label_or_the_hospital(lesions):

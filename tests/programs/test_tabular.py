@@ -104,6 +104,19 @@ def test_resume_trains_what_is_missing(bare, tabular_run, few_trees, tmp_path):
     assert (tmp_path / "run" / "oof.csv").read_bytes() == (tabular_run / "oof.csv").read_bytes()
 
 
+def test_text_among_the_numbers_that_a_fold_holds_out_is_named_before_training(bare, tmp_path, few_trees, capsys):
+    table = pd.read_csv(bare / "train-metadata.csv", low_memory=False).assign(haemoglobin=lambda t: t.index % 9 * 1.5)
+    table["haemoglobin"] = table["haemoglobin"].astype(object)
+    table.loc[5, "haemoglobin"] = "high"
+    table.to_csv(tmp_path / "train-metadata.csv", index=False)
+    with pytest.raises(SystemExit):
+        tabular.main(["--data-dir", str(tmp_path), "--run-dir", str(tmp_path / "run"), *few_trees])
+    said = capsys.readouterr().err
+    assert f"haemoglobin of {table['isic_id'][5]} is 'high'" in said
+    assert "correct the cell" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_report_explains_the_trees(tabular_run, tmp_path):
     report.main(["--run", str(tabular_run), "--out", str(tmp_path / "r"), "--bootstrap", "20"])
     page, card = (tmp_path / "r" / "report.html").read_text(), (tmp_path / "r" / "model_card.md").read_text()
