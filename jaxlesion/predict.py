@@ -45,6 +45,8 @@ class PredictConfig:
     output."""
     submission: Path | None = None
     """Write the competition's form there too: isic_id,target. - is standard output."""
+    explain: Path | None = None
+    """For trees: write the five features that moved each prediction most there, as CSV."""
     fold: Literal["all", "none"] | None = None
     """all: the mean of the finished folds; none: the model of all rows [default: all if a fold is finished]."""
     checkpoint: Literal["last", "best"] = "last"
@@ -79,7 +81,7 @@ def predict(config: PredictConfig) -> None:
     run = open_released() if config.run is None else Run.open(config.run)
     unnamed, config = config.run is None, replace(config, run=run.folder)
     out = config.out if config.image else config.out or Path("predictions.csv")
-    in_stdout = check_outputs({"--out": out, "--submission": config.submission}, config)
+    in_stdout = check_outputs({"--out": out, "--submission": config.submission, "--explain": config.explain}, config)
     if part.count > 1 and is_stream(out):
         raise InputError(f"--out {out}: parts are merged from files beside it; give a file")
     how = (config.checkpoint, config.calibrated, config.batch_size, config.shard_rows, config.cache, part)
@@ -88,9 +90,12 @@ def predict(config: PredictConfig) -> None:
         say(describe(run))
     for note in run.calibration().notes() if config.calibrated else ():
         say(note)
+    if config.explain is not None and run.kind != "tabular":
+        raise InputError(f"--explain is for trees, and {run.folder} is a {run.kind} run: leave it out")
     if run.kind != "network":
         _check_table(config, run, part)
-        predict_table(run, config.data_dir, config.data, out, config.submission, options, Hooks(say, ProgressBar))
+        hooks = Hooks(say, ProgressBar)
+        predict_table(run, config.data_dir, config.data, out, config.submission, options, hooks, config.explain)
         return
     if not config.image:
         dataset = open_dataset(config.data_dir, "test", config.data, columns=KEYS, say=say)

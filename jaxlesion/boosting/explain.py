@@ -229,3 +229,38 @@ def reasons(run: Run, lesions: pd.DataFrame, wanted: Sequence[str], most: int = 
             reasons = [Reason(inputs.names[at], float(own[at]), float(share[at])) for at in order]
             named[lesions["isic_id"].iloc[row]] = reasons
     return named
+
+
+def reasons_of_new(
+    run: Run, lesions: pd.DataFrame, folds: Sequence[int], scores: np.ndarray | None, path: object
+) -> pd.DataFrame:
+    """Return the features that moved each new lesion's prediction most, by the mean of the folds' SHAP values.
+
+    Args:
+        run: of trees.
+        lesions: n rows, with all columns.
+        folds: finished ones.
+        scores: [n, runs] logits of the run's runs on images; None where it has none.
+        path: of the table, for messages.
+
+    Returns:
+        REASONS rows a lesion, the strongest first: `isic_id`, `feature`, `value` and `log_odds`.
+    """
+    total: dict[str, np.ndarray] = {}
+    values: dict[str, np.ndarray] = {}
+    for _, inputs, members in folds_features(run, lesions, folds, scores, path):
+        share = contributions(members, inputs.values) / len(folds)
+        for at, name in enumerate(inputs.names):
+            total[name] = total.get(name, 0.0) + share[:, at]
+            values[name] = inputs.values[:, at]
+    names, all_shares = np.array(list(total)), np.stack(list(total.values()), 1)
+    strongest = np.argsort(-np.abs(all_shares), axis=1, kind="stable")[:, :REASONS]
+    rows = np.arange(len(lesions))[:, None]
+    return pd.DataFrame(
+        {
+            "isic_id": np.repeat(lesions["isic_id"].to_numpy(), strongest.shape[1]),
+            "feature": names[strongest].ravel(),
+            "value": np.stack(list(values.values()), 1)[rows, strongest].ravel(),
+            "log_odds": all_shares[rows, strongest].ravel(),
+        }
+    )

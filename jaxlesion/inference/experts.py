@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlesion.boosting import predict as trees
+from jaxlesion.boosting.explain import reasons_of_new
 from jaxlesion.boosting.train import to_logit
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.dataset import Dataset
@@ -53,11 +54,21 @@ def predict_new(run: Run, dataset: Dataset, network: ByNetwork) -> EnsemblePredi
         each = stacking.new_rows(run, [_mean(one, dataset, network) for one in stacking.members_of_stack(run)], folds)
         models = stacking.names(run, folds)
     else:
-        others = [to_logit(_mean(Run.open(folder), dataset, network)) for folder in run.config.features.runs]
-        each = trees.new_rows(run, lesions, folds, np.stack(others, 1) if others else None, dataset.metadata)
+        each = trees.new_rows(run, lesions, folds, _logits(run, dataset, network), dataset.metadata)
         models = trees.names(run, folds)
     table = predictions_table(lesions, each.mean(1), f"mean of {' '.join(models)}")
     return EnsemblePredictions(table, each, models)
+
+
+def explain_new(run: Run, dataset: Dataset, network: ByNetwork) -> pd.DataFrame:
+    """Return the features that moved the prediction of each new lesion most; arguments as for `predict_new`."""
+    return reasons_of_new(run, dataset.lesions, finished_folds(run), _logits(run, dataset, network), dataset.metadata)
+
+
+def _logits(run: Run, dataset: Dataset, network: ByNetwork) -> np.ndarray | None:
+    """Return the logits [n, runs] of the runs on images that trees take as features; None where there are none."""
+    others = [to_logit(_mean(Run.open(folder), dataset, network)) for folder in run.config.features.runs]
+    return np.stack(others, 1) if others else None
 
 
 def _mean(run: Run, dataset: Dataset, network: ByNetwork) -> np.ndarray:

@@ -5,13 +5,14 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from jaxlesion.core.config import Layout
-from jaxlesion.core.files import is_stream, sha256
+from jaxlesion.core.files import is_stream, sha256, write_atomic
 from jaxlesion.core.hooks import SILENT, Hooks, Meter
 from jaxlesion.data.batches import Batches
 from jaxlesion.data.cache import CACHE, ImageCache
@@ -19,7 +20,7 @@ from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.open import open_dataset, open_metadata
 from jaxlesion.data.predictions import predictions_as_text, read_predictions, write_predictions, write_submission
 from jaxlesion.data.sources import FileImages
-from jaxlesion.inference.experts import networks, predict_new
+from jaxlesion.inference.experts import explain_new, networks, predict_new
 from jaxlesion.inference.overlap import Overlap
 from jaxlesion.inference.predictor import Ensemble, Members, Which, data_config, finished_folds
 from jaxlesion.inference.shards import Part, Shards
@@ -137,6 +138,7 @@ def predict_table(
     submission: Path | None,
     options: PredictOptions,
     hooks: Hooks = SILENT,
+    explanation: Path | None = None,
 ) -> None:
     """Predict the rows of a test table by trees or a stack, and write their Predictions table.
 
@@ -151,12 +153,14 @@ def predict_table(
         submission: the competition's form, written too unless None.
         options: see `PredictOptions`; those of networks are theirs.
         hooks: see `Hooks`.
+        explanation: the features that moved each prediction of trees most, written too unless None.
 
     Raises:
         InputError: whatever is wrong with run, table or images.
     """
     parts: list[Path] = []
 
+    @cache
     def by_network(network: Run) -> np.ndarray:
         own = sha256(network.folder / "config.json")[:8]
         beside = Path(tempfile.gettempdir()) / f"{os.getpid()}.csv" if is_stream(out) else out
@@ -181,6 +185,9 @@ def predict_table(
         rows = zip(table["isic_id"], map(str, table["prediction"].to_numpy()), strict=True)
         write_submission(submission, rows)
         hooks.say(f"submission in {submission}")
+    if explanation is not None:
+        write_atomic(explanation, explain_new(run, dataset, by_network).to_csv(index=False, lineterminator="\n"))
+        hooks.say(f"the features that moved each prediction most in {explanation}")
     for part in parts:
         part.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ from jaxlesion.data.open import read_from
 from jaxlesion.runs.released import SUMS
 from jaxlesion.runs.store import Run
 
-OUTPUTS = ("out", "json", "submission", "run_dir")  # all other options that are paths are read
+OUTPUTS = ("out", "json", "submission", "explain", "run_dir")  # all other options that are paths are read
 RUN = ("config.json", "manifest.json", "folds.csv", "pixels.csv", "oof.csv", "calibration.json", "lock", SUMS)
 
 

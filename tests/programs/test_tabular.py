@@ -95,6 +95,18 @@ def test_calibrated_predictions_and_a_submission(tabular_run, bare, tmp_path, ca
     assert pd.read_csv(submission)["target"].tolist() == table["prediction"].tolist()
 
 
+def test_each_new_lesion_has_its_five_reasons(tabular_run, bare, tmp_path):
+    command = ["--run", str(tabular_run), "--data-dir", str(bare), "--out", str(tmp_path / "p.csv")]
+    predict.main([*command, "--explain", str(tmp_path / "why.csv")])
+    why, ids = pd.read_csv(tmp_path / "why.csv"), pd.read_csv(tmp_path / "p.csv")["isic_id"]
+    assert why["isic_id"].tolist() == np.repeat(ids, 5).tolist()
+    assert (why.groupby("isic_id", sort=False)["log_odds"].apply(lambda x: (np.diff(np.abs(x)) <= 0).all())).all()
+    row = pd.read_csv(bare / "test-metadata.csv").set_index("isic_id")
+    for one in why[why["feature"].isin(row.columns) & why["value"].notna()].itertuples():
+        if isinstance(row.loc[one.isic_id, one.feature], float):
+            assert one.value == pytest.approx(row.loc[one.isic_id, one.feature], rel=1e-6)
+
+
 def test_resume_trains_what_is_missing(bare, tabular_run, few_trees, tmp_path):
     command = ["--data-dir", str(bare), "--run-dir", str(tmp_path / "run"), "--folds.no-stratify", *few_trees]
     tabular.main([*command, "--fold", "1"])
@@ -195,6 +207,7 @@ def test_a_run_of_one_kind_is_not_gone_on_with_as_another(tabular_run, tiny_run)
         (["--data-dir", "{}", "--checkpoint", "best"], "--checkpoint is for networks"),
         (["--data-dir", "{}", "--fold", "none"], "by all folds"),
         (["--data-dir", "{}", "--part", "0/2"], "in one part"),
+        (["--data-dir", "{}", "--explain", "-", "--out", "-"], "--explain"),
     ],
 )
 def test_options_of_networks_are_refused_for_trees(tabular_run, bare, options, says, capsys):
