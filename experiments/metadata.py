@@ -20,6 +20,7 @@ from jaxlesion.boosting.measures import TOPICS
 from jaxlesion.boosting.train import train_tabular
 from jaxlesion.core.config import FoldsConfig
 from jaxlesion.core.experts import FeaturesConfig, StackConfig, TabularConfig, TreesConfig
+from jaxlesion.core.files import write_atomic
 from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.predictions import read_predictions
 from jaxlesion.evaluation.compare import compare
@@ -129,7 +130,7 @@ def run() -> None:
     runs = both(options) if options.images else choices(options, folds)
     text = table_of(runs, options.bootstrap)
     path = options.out / f"metadata-{options.by}.md"
-    path.write_text(text + "\n")
+    write_atomic(path, text + "\n")
     say(text)
     say(f"table in {path}")
 

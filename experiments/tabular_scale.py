@@ -21,6 +21,7 @@ from jaxlesion.boosting.features import Schema, compare_within
 from jaxlesion.boosting.train import train_tabular
 from jaxlesion.core.config import Layout
 from jaxlesion.core.experts import FeaturesConfig, TabularConfig, TreesConfig
+from jaxlesion.core.files import write_atomic
 from jaxlesion.data.open import open_table
 from jaxlesion.inference.shards import Part
 from jaxlesion.inference.tables import PredictOptions, predict_table
@@ -89,8 +90,8 @@ def main() -> None:
 
             options.data_dir = write_demo(folder / "demo")
         table = drawn(open_table(options.data_dir), options.rows, options.malignant, options.patients)
-        table.to_csv(folder / "train-metadata.csv", index=False)
-        table.drop(columns="target").to_csv(folder / "test-metadata.csv", index=False)
+        write_atomic(folder / "train-metadata.csv", table.to_csv(index=False))
+        write_atomic(folder / "test-metadata.csv", table.drop(columns="target").to_csv(index=False))
         print(f"{len(table):,} rows, {table.shape[1]} columns, {table['patient_id'].nunique():,} patients")
         context = multiprocessing.get_context("spawn")
         answers = context.Queue()

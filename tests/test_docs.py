@@ -176,9 +176,9 @@ def test_files_in_the_docs_exist():
 
 
 def test_options_in_the_docs_exist():
-    from jaxlesion.ui.options import parse_train
+    from jaxlesion.ui.options import parse_tabular, parse_train
 
-    known = _help(parse_train)
+    known = _help(parse_train) + _help(parse_tabular)
     for page in PAGES:
         for option in re.findall(r"`(--[a-z]+\.[a-z-]+)", page.read_text()):
             assert option in known, f"{page.name}: {option}"

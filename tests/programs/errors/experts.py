@@ -54,7 +54,7 @@ GROUPS = {
         Case(
             *("A run of other folds gives features", two_runs, tabular.main),
             (*TREES[:3], "third", *TREES[4:], "--features.runs", "other"),
-            "FOLDER/other/oof.csv: ISIC_0001 is in fold 1 there and 0 here, so a prediction would have seen its label; "
+            "FOLDER/other/oof.csv: ISIC_0004 is in fold 1 there and 0 here, so a prediction would have seen its label; "
             "give --folds.file FOLDER/other/folds.csv",
             "Folds of all runs must be the same, or test rows leak into training.",
         ),
