@@ -1,4 +1,4 @@
-"""What metadata are worth: each choice of features against the default, and images, metadata and both on the same rows.
+"""Measure what metadata are worth: each choice of features, and image, metadata and both on the same rows.
 
     python -m experiments.metadata --data-dir slice3d_metadata --out ckpt/metadata
     python -m experiments.metadata --data-dir slice3d_tbp --out ckpt/both --images ckpt/image --by patients

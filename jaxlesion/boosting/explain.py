@@ -1,7 +1,8 @@
-"""What the trees of a run rest on: groups of features, the course of single ones, and one lesion's own reasons."""
+"""Explain the trees of a run: the worth of groups of features, the course of single ones, reasons for one lesion."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ SAMPLE = 500  # held-out rows that partial dependence and contributions are aver
 
 
 class Importance(NamedTuple):
-    """What ROC AUC of held-out rows loses where a group of features is shuffled among them."""
+    """Loss of ROC AUC of held-out rows where a group of features is shuffled among them."""
 
     group: str
     features: int
@@ -121,9 +122,7 @@ Folds = dict[int, tuple[Features, list]]
 Change = Callable[[int, Features, np.ndarray], np.ndarray]
 
 
-def _predict(
-    found: Folds, of_fold: np.ndarray, change: Callable[[int, Features, np.ndarray], np.ndarray]
-) -> np.ndarray:
+def _predict(found: Folds, of_fold: np.ndarray, change: Change) -> np.ndarray:
     """Predict each fold's held-out rows from changed features; return [n]."""
     prediction = np.full(len(of_fold), np.nan)
     for fold, (inputs, members) in found.items():
@@ -141,18 +140,10 @@ def _importance(
         return []
     importance = []
     for number, (group, features) in enumerate(groups_of(next(iter(found.values()))[0].names).items()):
-        shuffled = []
-        for repeat in range(REPEATS):
-
-            def shuffle(
-                fold: int, inputs: Features, values: np.ndarray, key=(number, repeat), group=group
-            ) -> np.ndarray:
-                at = groups_of(inputs.names).get(group, [])
-                order = np.random.default_rng((*key, fold)).permutation(len(values))
-                values[:, at] = values[order][:, at]
-                return values
-
-            shuffled.append(rank_within_folds(target, _predict(found, of_fold, shuffle), of_fold))
+        shuffled = [
+            rank_within_folds(target, _predict(found, of_fold, partial(_shuffle, group, (number, repeat))), of_fold)
+            for repeat in range(REPEATS)
+        ]
         loss, half = _loss(target, own, shuffled, patient)
         limits = (None, None) if half is None else (loss - half, loss + half)
         importance.append(Importance(group, len(features), loss, *limits))
@@ -226,8 +217,8 @@ def reasons(run: Run, lesions: pd.DataFrame, wanted: Sequence[str], most: int = 
         values = inputs.values[rows]
         for row, own, share in zip(rows, values, contributions(members, values)[:, :-1], strict=True):
             order = np.argsort(-np.abs(share))[:most]
-            reasons = [Reason(inputs.names[at], float(own[at]), float(share[at])) for at in order]
-            named[lesions["isic_id"].iloc[row]] = reasons
+            strongest = [Reason(inputs.names[at], float(own[at]), float(share[at])) for at in order]
+            named[lesions["isic_id"].iloc[row]] = strongest
     return named
 
 
@@ -236,12 +227,7 @@ def reasons_of_new(
 ) -> pd.DataFrame:
     """Return the features that moved each new lesion's prediction most, by the mean of the folds' SHAP values.
 
-    Args:
-        run: of trees.
-        lesions: n rows, with all columns.
-        folds: finished ones.
-        scores: [n, runs] logits of the run's runs on images; None where it has none.
-        path: of the table, for messages.
+    Arguments are those of `folds_features`.
 
     Returns:
         REASONS rows a lesion, the strongest first: `isic_id`, `feature`, `value` and `log_odds`.

@@ -24,7 +24,7 @@ class TableConfig(Layout):
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """What the trees see: columns of the table, measures made of them, and each compared with the patient's others."""
+    """Features of the trees: columns of the table, measures made of them, and comparisons with the patient's others."""
 
     derived: bool = True
     """Add measures made of several columns, such as the contrast to the skin around; docs/metadata.md lists them."""

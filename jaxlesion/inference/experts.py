@@ -1,4 +1,4 @@
-"""What predicts in a run of any kind: a network, trees on metadata, or a stack of runs."""
+"""Predict by a run of any kind: a network, trees on metadata, or a stack of runs."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How unlike a lesion looks to the others of its patient, by images alone: the ugly duckling sign.
+"""Measure how unlike a lesion looks to the others of its patient, by images alone: the ugly duckling sign.
 
 A lesion's embedding is scaled to length 1. The distance to another is 1 - their cosine: 0 for equal directions, at
 most 2. Soenksen et al. (2021, Science Translational Medicine) rank the lesions of a patient by such distances.

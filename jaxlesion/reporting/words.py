@@ -1,4 +1,4 @@
-"""What a report and a model card say of the model, by the kind of run."""
+"""Words of the report and the model card that depend on the kind of run."""
 
 from jaxlesion.boosting.measures import MEASURES
 from jaxlesion.core.config import TrainConfig
