@@ -91,6 +91,7 @@ def load_run(
         InputError: no such run, fold or checkpoint.
     """
     opened = open_released() if run is None else Run.open(Path(run))
+    opened.check_network("predict by jaxlesion.predict")
     if fold is None:
         fold = "none" if opened.has_all_rows and not opened.fold(0).started else 0
     restored, _ = restore_variables(opened, ALL_ROWS if fold == "none" else fold, checkpoint)

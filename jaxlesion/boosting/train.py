@@ -28,7 +28,7 @@ from jaxlesion.core.hooks import SILENT, Hooks
 from jaxlesion.core.outputs import check_folder
 from jaxlesion.data.dataset import fingerprint
 from jaxlesion.data.folds import assign, describe, subset, training_pool, training_rows
-from jaxlesion.data.leaks import telling_columns, telling_counts
+from jaxlesion.data.leaks import refuse_telling_counts, telling_columns
 from jaxlesion.data.metadata import almost_numbers, usable_columns
 from jaxlesion.data.open import open_metadata
 from jaxlesion.data.predictions import predictions_table, read_predictions, write_predictions
@@ -53,9 +53,9 @@ def train_tabular(config: TabularConfig, hooks: Hooks = SILENT) -> tuple[Run, pd
     check_tabular(config)
     config = _locate(config)
     run, lesions = _open(config, hooks)
-    schemas = {fold: _schema(config, lesions, fold) for fold in _folds(run, config)}
-    columns = number_columns(schemas.values())
-    compared = compare_within(lesions, columns, config.features, held_out_logits(run, lesions))
+    if schemas := {fold: _schema(config, lesions, fold) for fold in _folds(run, config)}:
+        columns = number_columns(schemas.values())
+        compared = compare_within(lesions, columns, config.features, held_out_logits(run, lesions))
     for fold, schema in schemas.items():
         _train_fold(run, lesions, features(lesions, compared, schema), schema, fold, hooks)
     run.collect_oof()
@@ -100,12 +100,8 @@ def _open(config: TabularConfig, hooks: Hooks) -> tuple[Run, pd.DataFrame]:
 
 def _check_columns(lesions: pd.DataFrame, config: TabularConfig, say: Callable[[str], None]) -> None:
     """Refuse comparisons that would see the label, and name columns that are suspect."""
-    if config.features.relative and (area := telling_counts(lesions)) is not None:
-        raise InputError(
-            f"whether a patient has several rows tells the label (ROC AUC {area:.2f}): patients are known for some "
-            "rows alone, so comparisons within a patient would see it; leave them out by --features.relative without "
-            "a value"
-        )
+    if config.features.relative:
+        refuse_telling_counts(lesions, "; leave comparisons out by --features.relative without a value")
     check_left_out(lesions, config.features.without)
     everywhere = np.ones(len(lesions), bool)
     Schema.of(lesions, everywhere, config.features)

@@ -34,7 +34,8 @@ def lightgbm() -> ModuleType:
 
 
 def _threads(rows: int) -> int:
-    return max(1, min(len(os.sched_getaffinity(0)), rows // ROWS_A_THREAD))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, rows // ROWS_A_THREAD))
 
 
 def fit_member(

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from jaxlesion.core.errors import InputError
 from jaxlesion.data.metadata import MAX_CATEGORIES
 from jaxlesion.data.schema import feature_columns
 from jaxlesion.data.tables import numbers
@@ -34,17 +35,27 @@ def telling_columns(lesions: pd.DataFrame) -> dict[str, float]:
     return found
 
 
-def telling_counts(lesions: pd.DataFrame) -> float | None:
-    """Return the ROC AUC of whether a patient has several rows, where it tells the label; else None.
+def refuse_telling_counts(lesions: pd.DataFrame, remedy: str = "") -> None:
+    """Refuse rows where it tells the label, malignant or benign, whether a patient has several of them.
 
-    Then ids are known for some rows alone, drawn by their label, and whatever is computed within a patient sees it.
+    Ids are then known for some rows alone, drawn by their label, and whatever is computed within a patient sees it.
+
+    Args:
+        lesions: rows with `target`.
+        remedy: what to do, for the message.
+
+    Raises:
+        InputError: the ROC AUC is at least TELLING_COUNTS, or at most 1 - TELLING_COUNTS.
     """
     target = lesions["target"].to_numpy()
     if "patient_id" not in lesions or not 0 < target.sum() < len(target):
-        return None
-    several = lesions["patient_id"].duplicated(keep=False).to_numpy(float)
-    area = _area(target, several)
-    return area if area >= TELLING_COUNTS else None
+        return
+    area = _area(target, lesions["patient_id"].duplicated(keep=False).to_numpy(float))
+    if max(area, 1 - area) >= TELLING_COUNTS:
+        raise InputError(
+            f"whether a patient has several rows tells the label (ROC AUC {area:.2f}): patients are known for some "
+            f"rows alone, so that what is computed within a patient would see it{remedy}"
+        )
 
 
 def _scores(cells: pd.Series, target: np.ndarray) -> list[np.ndarray]:

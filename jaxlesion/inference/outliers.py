@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.hooks import SILENT, Hooks
-from jaxlesion.data.leaks import telling_counts
+from jaxlesion.data.leaks import refuse_telling_counts
 from jaxlesion.data.predictions import concatenate, predictions_table
 from jaxlesion.inference.knn import KnnOptions, embedding, open_searched
 from jaxlesion.runs.selection import choose_folds
@@ -77,11 +77,7 @@ def outliers(options: KnnOptions, hooks: Hooks = SILENT) -> tuple[pd.DataFrame, 
     lesions = searched.lesions
     if not lesions["patient_id"].duplicated().any():
         raise InputError("no patient is known to have two lesions, so there is nothing to compare")
-    if (area := telling_counts(lesions)) is not None:
-        raise InputError(
-            f"whether a patient has several rows tells the label (ROC AUC {area:.2f}): patients are known for some "
-            "rows alone, so that what is computed within a patient would see it"
-        )
+    refuse_telling_counts(lesions)
     if lesions.groupby("patient_id")["fold"].nunique().max() > 1:
         raise InputError("the folds split patients: give --folds.group patient_id, so that a patient is compared whole")
     of_fold, values = lesions["fold"].to_numpy(), embedding(searched, hooks)
@@ -90,9 +86,6 @@ def outliers(options: KnnOptions, hooks: Hooks = SILENT) -> tuple[pd.DataFrame, 
         rows = lesions[of_fold == fold]
         of = distances(values(fold)[of_fold == fold], rows["patient_id"])
         tables.append(predictions_table(rows, np.nan_to_num(of.rank, nan=0.5), "ugly duckling", fold))
-        columns = {"isic_id": rows["isic_id"].to_numpy()} | {f"distance_{name}": of[i] for i, name in enumerate(NAMES)}
-        found.append(pd.DataFrame(columns))
+        columns = {f"distance_{name}": values_of for name, values_of in of._asdict().items()}
+        found.append(pd.DataFrame({"isic_id": rows["isic_id"].to_numpy(), **columns}))
     return concatenate(tables), concatenate(found)
-
-
-NAMES = ("mean", "nearest", "rank")

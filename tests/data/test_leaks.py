@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from jaxlesion.data.leaks import telling_columns
+from jaxlesion.core.errors import InputError
+from jaxlesion.data.leaks import refuse_telling_counts, telling_columns
 from jaxlesion.data.tables import read_table
 
 
@@ -54,3 +55,17 @@ def test_the_area_is_scikit_learns(lesions):
 def test_no_column_of_the_real_metadata_is_telling(real):
     path = real.with_name("slice3d_metadata") / "train-metadata.csv"
     assert telling_columns(read_table(path, ("isic_id", "target"))) == {}
+
+
+@pytest.mark.parametrize("known", [0, 1], ids=["benign", "malignant"])
+def test_patients_known_for_rows_of_one_label_are_refused(lesions, known):
+    pairs = "P" + (lesions.groupby("target").cumcount() // 2).astype(str)
+    patient = lesions["isic_id"].where(lesions["target"] != known, pairs)
+    with pytest.raises(InputError, match=r"tells the label .* would see it; do this"):
+        refuse_telling_counts(lesions.assign(patient_id=patient), "; do this")
+
+
+def test_patients_known_for_all_rows_or_none_are_taken(lesions):
+    refuse_telling_counts(lesions.assign(patient_id=[f"P{i // 5}" for i in range(500)]))
+    refuse_telling_counts(lesions.assign(patient_id=lesions["isic_id"]))
+    refuse_telling_counts(lesions)

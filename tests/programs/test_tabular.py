@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import jaxlesion
 from jaxlesion import evaluate, predict, report, tabular
 from jaxlesion.core.errors import InputError
 from jaxlesion.data.predictions import read_predictions
@@ -112,7 +113,8 @@ def test_resume_trains_what_is_missing(bare, tabular_run, few_trees, tmp_path):
     tabular.main([*command, "--fold", "1"])
     with pytest.raises(SystemExit):
         tabular.main(command)
-    tabular.main(["--run-dir", str(tmp_path / "run"), "--resume"])
+    for _ in range(2):  # the second time nothing is missing
+        tabular.main(["--run-dir", str(tmp_path / "run"), "--resume"])
     assert (tmp_path / "run" / "oof.csv").read_bytes() == (tabular_run / "oof.csv").read_bytes()
 
 
@@ -197,6 +199,8 @@ def test_a_run_of_one_kind_is_not_gone_on_with_as_another(tabular_run, tiny_run)
         parse_train(["--run-dir", str(tabular_run)])
     with pytest.raises(InputError, match="is a network run"):
         parse_tabular(["--run-dir", str(tiny_run)])
+    with pytest.raises(InputError, match="tabular run, without a network"):
+        jaxlesion.load_run(tabular_run)
 
 
 @pytest.mark.parametrize(
