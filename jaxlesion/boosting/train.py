@@ -146,7 +146,7 @@ def scores_of(other: Run, lesions: pd.DataFrame) -> np.ndarray:
         first = int(differ.argmax())
         raise InputError(
             f"{path}: {ids.iloc[first]} is in fold {theirs[first]:.0f} there and {lesions['fold'].iloc[first]} here, "
-            f"so a prediction would have seen its label; give --folds.file {other.folder / 'folds.csv'}"
+            f"so a prediction would have seen its label; train --folds.file {other.folder / 'folds.csv'}"
         )
     return to_logit(table["prediction"].loc[ids].to_numpy(np.float64))
 

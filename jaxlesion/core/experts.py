@@ -102,6 +102,12 @@ class StackConfig:
     """Folder of the stack, a run itself [default: ckpt/stack-<time>]."""
     data_dir: Path | None = None
     """Where the data lies now [default: where the first run has it]."""
+
+
+@dataclass(frozen=True)
+class StackedConfig(StackConfig):
+    """A stack as its run stores it, with the data and folds of the first run."""
+
     data: TableConfig = field(default_factory=TableConfig)
     folds: FoldsConfig = field(default_factory=FoldsConfig)
 
@@ -115,8 +121,8 @@ class StackConfig:
         return self.method == "logistic"
 
 
-RunConfig = TrainConfig | TabularConfig | StackConfig
-KINDS: dict[str, type[RunConfig]] = {"network": TrainConfig, "tabular": TabularConfig, "stack": StackConfig}
+RunConfig = TrainConfig | TabularConfig | StackedConfig
+KINDS: dict[str, type[RunConfig]] = {"network": TrainConfig, "tabular": TabularConfig, "stack": StackedConfig}
 
 
 def kind_of(config: RunConfig) -> str:

@@ -11,9 +11,8 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from jaxlesion.boosting.train import scores_of, to_logit
-from jaxlesion.core import fields
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.experts import StackConfig, TableConfig
+from jaxlesion.core.experts import StackConfig, StackedConfig, TableConfig
 from jaxlesion.core.files import write_atomic
 from jaxlesion.core.hooks import ignore
 from jaxlesion.core.outputs import check_folder
@@ -39,28 +38,27 @@ def fit_stack(config: StackConfig, say: Callable[[str], None] = ignore) -> tuple
     members = [Run.open(folder.resolve()) for folder in config.runs]
     for member in members:
         member.check_unreleased()
-    config = _complete(config, members)
+    stored = _complete(config, members)
     lesions = members[0].folds_table()
     if len(sorted(set(lesions["fold"]))) < 2:
         raise InputError(f"{members[0].folder}: a stack takes out-of-fold predictions of two folds or more")
     scores = np.stack([scores_of(member, lesions) for member in members], 1)
     if len({len(member.folds_table()) for member in members}) > 1:
         raise InputError("the runs have different numbers of rows: train them on the same ones")
-    check_folder("--run-dir", config.run_dir)
-    if (config.run_dir / "config.json").is_file():
-        raise InputError(f"{config.run_dir} is a run already: give another --run-dir")
-    check_free(config.run_dir)
-    manifest = make_manifest(_data(members[0]), len(lesions), {"name": "none", "sha256": None}, ["cpu"])
-    run = Run.create(config.run_dir, config, lesions, manifest)
+    check_folder("--run-dir", stored.run_dir)
+    if (stored.run_dir / "config.json").is_file():
+        raise InputError(f"{stored.run_dir} is a run already: give another --run-dir")
+    check_free(stored.run_dir)
+    data = {"metadata": members[0].manifest["data"]["metadata"]}
+    manifest = make_manifest(data, len(lesions), {"name": "none", "sha256": None}, ["cpu"])
+    run = Run.create(stored.run_dir, stored, lesions, manifest)
     target, of_fold = lesions["target"].to_numpy(), lesions["fold"].to_numpy()
     for fold in run.fold_numbers():
         inside, folder = of_fold == fold, run.fold(fold)
         with folder.lock():
-            fit = _fit(config, scores[~inside], target[~inside])
+            fit = _fit(stored.method, scores[~inside], target[~inside])
             write_atomic(folder.folder / FIT, json.dumps({"coefficients": fit}, indent=2) + "\n")
-            combined = _ranks(scores[inside]).mean(1) if fit is None else _by(fit, scores[inside])
-            table = predictions_table(lesions[inside], combined, model_name(fold, len(members)), fold)
-            write_predictions(folder.oof, table)
+            write_predictions(folder.oof, _held_out(run, lesions[inside], fit, scores[inside], fold))
         if fit is not None:
             weights = ", ".join(f"{one.folder.name} {w:.3f}" for one, w in zip(members, fit[:-1], strict=True))
             say(f"fold {fold}: weights of the logits: {weights}")
@@ -68,29 +66,35 @@ def fit_stack(config: StackConfig, say: Callable[[str], None] = ignore) -> tuple
     return run, lesions
 
 
-def _complete(config: StackConfig, members: Sequence[Run]) -> StackConfig:
+def _complete(config: StackConfig, members: Sequence[Run]) -> StackedConfig:
     """Take data and folds from the first run."""
     first = members[0].config
-    layout = TableConfig(first.data.table, first.data.columns, first.data.positive)
-    changes = {"runs": tuple(member.folder for member in members), "folds": first.folds, "data": layout}
-    changes["data_dir"] = config.data_dir.resolve() if config.data_dir else first.data_dir
-    if config.run_dir is None:
-        changes["run_dir"] = Path("ckpt") / f"stack-{time.strftime('%Y%m%d-%H%M%S')}"
-    return fields.replace(config, changes)
+    return StackedConfig(
+        runs=tuple(member.folder for member in members),
+        method=config.method,
+        run_dir=config.run_dir or Path("ckpt") / f"stack-{time.strftime('%Y%m%d-%H%M%S')}",
+        data_dir=config.data_dir.resolve() if config.data_dir else first.data_dir,
+        data=TableConfig(first.data.table, first.data.columns, first.data.positive),
+        folds=first.folds,
+    )
 
 
-def _data(run: Run) -> dict[str, str]:
-    return {"metadata": run.manifest["data"]["metadata"]}
-
-
-def _fit(config: StackConfig, scores: np.ndarray, target: np.ndarray) -> list[float] | None:
+def _fit(method: str, scores: np.ndarray, target: np.ndarray) -> list[float] | None:
     """Return the weights of the logits, then the intercept; None for the mean of ranks."""
-    if config.method == "rank":
+    if method == "rank":
         return None
     found = fit_logistic(np.column_stack([scores, np.ones(len(scores))]), target.astype(float))
     if found is None:
         raise InputError("no logistic regression fits predictions that separate the classes: give --method rank")
     return found.tolist()
+
+
+def _held_out(
+    run: Run, lesions: pd.DataFrame, fit: Sequence[float] | None, scores: np.ndarray, fold: int
+) -> pd.DataFrame:
+    """Combine the scores [n, runs] of the lesions that a fold held out; return the Predictions table."""
+    combined = _ranks(scores).mean(1) if fit is None else _by(fit, scores)
+    return predictions_table(lesions, combined, names(run, [fold])[0], fold)
 
 
 def _by(fit: Sequence[float], scores: np.ndarray) -> np.ndarray:
@@ -122,9 +126,8 @@ def out_of_fold(run: Run, lesions: pd.DataFrame, folds: Sequence[int]) -> pd.Dat
     scores = np.stack([scores_of(member, lesions) for member in members_of_stack(run)], 1)
     tables = []
     for fold in folds:
-        inside, fit = lesions["fold"].to_numpy() == fold, _read(run, fold)
-        combined = _ranks(scores[inside]).mean(1) if fit is None else _by(fit, scores[inside])
-        tables.append(predictions_table(lesions[inside], combined, names(run, [fold])[0], fold))
+        inside = lesions["fold"].to_numpy() == fold
+        tables.append(_held_out(run, lesions[inside], _read(run, fold), scores[inside], fold))
     return concatenate(tables)
 
 

@@ -2,7 +2,7 @@
 
 from jaxlesion.boosting.measures import MEASURES
 from jaxlesion.core.config import TrainConfig
-from jaxlesion.core.experts import RunConfig, StackConfig, TabularConfig
+from jaxlesion.core.experts import RunConfig, StackedConfig, TabularConfig
 
 NEVER = "nothing that is known only after a biopsy"
 
@@ -54,7 +54,7 @@ def _trees(config: TabularConfig) -> dict[str, str]:
     }
 
 
-def _stack(config: StackConfig) -> dict[str, str]:
+def _stack(config: StackedConfig) -> dict[str, str]:
     names = ", ".join(f"`{folder.name}`" for folder in config.runs)
     how = {
         "rank": "the mean of their ranks among out-of-fold predictions",

@@ -101,7 +101,9 @@ def test_logits_of_images_as_features_of_trees(image_run, demo, few_trees, tmp_p
 def test_other_folds_are_refused_since_they_leak(image_run, demo, few_trees, tmp_path, capsys):
     other = tmp_path / "other"
     tabular.main(["--data-dir", str(demo), "--run-dir", str(other), "--folds.seed", "3", *few_trees])
-    with pytest.raises(InputError, match=r"so a prediction would have seen its label; give --folds\.file .*folds\.csv"):
+    with pytest.raises(
+        InputError, match=r"so a prediction would have seen its label; train --folds\.file .*folds\.csv"
+    ):
         fit_stack(StackConfig((image_run, other), run_dir=tmp_path / "stack"))
     command = ["--data-dir", str(demo), "--run-dir", str(tmp_path / "third"), *few_trees]
     with pytest.raises(SystemExit):

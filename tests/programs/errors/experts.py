@@ -55,7 +55,7 @@ GROUPS = {
             *("A run of other folds gives features", two_runs, tabular.main),
             (*TREES[:3], "third", *TREES[4:], "--features.runs", "other"),
             "FOLDER/other/oof.csv: ISIC_0004 is in fold 1 there and 0 here, so a prediction would have seen its label; "
-            "give --folds.file FOLDER/other/folds.csv",
+            "train --folds.file FOLDER/other/folds.csv",
             "Folds of all runs must be the same, or test rows leak into training.",
         ),
         Case(
@@ -80,7 +80,7 @@ GROUPS = {
         Case(
             *("Runs of other folds", two_runs, stack.main, ("--runs", "trees", "other", "--run-dir", "stack")),
             "FOLDER/other/oof.csv: ISIC_0004 is in fold 1 there and 0 here, so a prediction would have seen its label; "
-            "give --folds.file FOLDER/other/folds.csv",
+            "train --folds.file FOLDER/other/folds.csv",
             "Train the runs on the same folds: give the later ones the `folds.csv` of the first.",
         ),
     ],
