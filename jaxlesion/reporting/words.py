@@ -23,6 +23,7 @@ def _network(config: TrainConfig) -> dict[str, str]:
         "predictors": f"The pixels of one crop. Metadata are not used, and {NEVER}.",
         "made_of": f"Pixels, resized to {size} px and normalised; augmentation `{config.augment.recipe}` in training "
         "only.",
+        "drawn": "drawn anew in every epoch",
         "built": "the last epoch is used, whatever the curves say",
         "prediction": "One forward pass of the fold's network",
         "explanation": "Grad-CAM in `report.html`: where evidence was found, not whether it was right.",
@@ -46,6 +47,7 @@ def _trees(config: TabularConfig) -> dict[str, str]:
         "prepared": "numbers and categories are taken as they are",
         "predictors": f"Columns of the metadata{measures}{compared}{images}. No id, no hospital, and {NEVER}.",
         "made_of": f"Columns of the metadata{measures}{compared}{images}; missing cells stay missing.",
+        "drawn": "drawn anew for each member of the bag",
         "built": "the number of trees was fixed beforehand",
         "prediction": "The mean of the bag's log odds, by the fold's trees",
         "explanation": "Permutation importance, partial dependence and SHAP's values in `report.html`: what the trees "
@@ -66,7 +68,8 @@ def _stack(config: StackedConfig) -> dict[str, str]:
         "prepared": "each run of the stack reads its own part",
         "predictors": f"The predictions of the runs {names}; what they see stands in their own cards.",
         "made_of": f"The predictions of the runs {names}.",
-        "built": f"{how[config.method]}",
+        "drawn": "",
+        "built": how[config.method],
         "prediction": f"The runs predict, and are combined by {how[config.method]}",
         "explanation": "None of the stack; of its runs in their own reports.",
         "weight": "",
