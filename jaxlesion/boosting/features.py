@@ -46,8 +46,8 @@ class Schema:
         texts = {column: tuple(map(str, found)) for column, found in categories.items()}
         several = "patient_id" in lesions and bool(lesions["patient_id"].duplicated().any())
         compared = several and bool(config.relative)
-        numbers = tuple(column for column in table if column not in texts)
-        return cls(numbers, texts, len(config.runs), compared, config.without)
+        of_numbers = tuple(column for column in table if column not in texts)
+        return cls(of_numbers, texts, len(config.runs), compared, config.without)
 
     def check(self, lesions: pd.DataFrame, path: object) -> None:
         """Raise InputError for a table that lacks a column, or has text among numbers."""
@@ -90,8 +90,10 @@ def schema_from_json(content: Any, path: object) -> Schema:
     """Read what `Schema.to_json` gave; InputError where it is something else."""
     try:
         categories = {str(column): tuple(map(str, found)) for column, found in content["categories"].items()}
-        numbers = tuple(map(str, content["numbers"]))
-        return Schema(numbers, categories, int(content["scores"]), bool(content["compared"]), tuple(content["without"]))
+        of_numbers = tuple(map(str, content["numbers"]))
+        return Schema(
+            of_numbers, categories, int(content["scores"]), bool(content["compared"]), tuple(content["without"])
+        )
     except (KeyError, TypeError, AttributeError, ValueError):
         raise InputError(f"{path}: holds no columns of features; put back what training wrote") from None
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.experts import RunConfig
+from jaxlesion.core.experts import RunConfig, StackedConfig
 from jaxlesion.core.files import without_nan
 from jaxlesion.data.folds import validation_rows
 from jaxlesion.evaluation.bootstrap import (
@@ -28,6 +28,7 @@ from jaxlesion.evaluation.permutation import SWAPS
 from jaxlesion.evaluation.registry import CHOSEN, Basis, has_interval, summary
 from jaxlesion.evaluation.thresholds import Choose, at_sensitivity, best_f1, on_other_folds
 
+RANK_NOTE = "means of ranks are no probabilities: figures at the threshold 0.5 mean nothing, calibrated ones do"
 PRIOR_NOTE = "probabilities carry the prior of the sampled training rows, uncorrected"
 AREAS = ("roc_auc", "pauc")  # whose mean over folds has an interval of its own, or none
 POOLED, MEAN = "pooled", "mean of folds"
@@ -157,6 +158,13 @@ def rows_of_run(config: RunConfig, lesions: pd.DataFrame, table: pd.DataFrame) -
     rows = [validation_rows(lesions, k, config.sampling, config.data.seed) for k in folds_of(table)]
     sampled = table["isic_id"].isin(lesions["isic_id"].iloc[np.concatenate(rows)])
     return {"normalised": table[sampled], "whole fold": table}
+
+
+def notes_on_prior(config: RunConfig) -> list[str]:
+    """Return a sentence on predictions that do not carry the prior of all rows."""
+    if config.keeps_prior:
+        return []
+    return [RANK_NOTE if isinstance(config, StackedConfig) else PRIOR_NOTE]
 
 
 def notes_on(options: EvalOptions, table: pd.DataFrame, keys: Collection[str]) -> list[str]:

@@ -22,7 +22,7 @@ from jaxlesion.data.schema import KEYS
 from jaxlesion.evaluation import subgroups
 from jaxlesion.evaluation.calibration import Calibration
 from jaxlesion.evaluation.clinic import Probabilities
-from jaxlesion.evaluation.summary import PRIOR_NOTE, rows_of_run
+from jaxlesion.evaluation.summary import PRIOR_NOTE, notes_on_prior, rows_of_run
 from jaxlesion.inference.experts import check_views, networks, predict_held_out, predict_new
 from jaxlesion.inference.overlap import Overlap
 from jaxlesion.inference.predictor import data_config, finished_folds, members_of, predict_ensemble, predict_out_of_fold
@@ -168,7 +168,7 @@ def _from_experts(options: LabelledOptions, run: Run, progress: type[Meter]) -> 
     with_images = options.data_dir is not None and any(networks(run))
     read = open_dataset if with_images else open_metadata
     dataset = read(options.data_dir or run.config.data_dir, layout=layout, say=notes.append)
-    notes += [] if run.config.keeps_prior or run.kind == "stack" else [PRIOR_NOTE]
+    notes += notes_on_prior(run.config)
     if options.data_dir is not None and is_external(run, dataset):
 
         def by_network(network: Run) -> np.ndarray:

@@ -22,13 +22,13 @@ from jaxlesion.evaluation.summary import (
     EvalOptions,
     Summary,
     notes_on,
+    notes_on_prior,
     resampled_by,
     summarise_run,
 )
 from jaxlesion.runs.store import Run
 from jaxlesion.ui.terminal import notes, say, show, show_table
 
-RANK_NOTE = "means of ranks are no probabilities: thresholded figures at 0.5 mean nothing, calibrated ones do"
 LOG_SECONDS = 60  # between two lines of progress where there is no terminal
 
 
@@ -109,10 +109,9 @@ def print_run(run: Run, lesions: pd.DataFrame) -> None:
         options = EvalOptions(tick=tick)
         summary = without_uncorrected(summarise_run(run.config, lesions, table, options), run.config)
     print_summary(summary)
-    for note in notes_on(options, table, summary.get(POOLED, {}).get(WHOLE_FOLD, ())):
+    printed = summary.get(POOLED, {}).get(WHOLE_FOLD, ())
+    for note in [*notes_on(options, table, printed), *notes_on_prior(run.config)]:
         show(note)
-    if not run.config.keeps_prior:
-        show(PRIOR_NOTE if run.kind != "stack" else RANK_NOTE)
 
 
 def print_comparison(title: str, names: Sequence[str], comparisons: Mapping[str, Comparison]) -> None:

@@ -59,6 +59,7 @@ def test_evaluate_and_report_take_a_stack(stacked, tmp_path, capsys):
     evaluate.main(["--run", str(stacked.folder), "--bootstrap", "0", "--out", str(tmp_path / "again.csv")])
     again, first = read_predictions(tmp_path / "again.csv"), read_predictions(stacked.folder / "oof.csv")
     np.testing.assert_allclose(again["prediction"], first["prediction"], atol=1e-12)
+    assert ("means of ranks" in capsys.readouterr().out) == (stacked.config.method == "rank")
     report.main(["--run", str(stacked.folder), "--out", str(tmp_path / "r"), "--bootstrap", "20"])
     assert "stack of 2 runs" in (tmp_path / "r" / "model_card.md").read_text()
 
