@@ -14,6 +14,7 @@ from jaxlesion.core.hooks import Hooks
 from jaxlesion.data.open import open_dataset
 from jaxlesion.data.predictions import write_predictions, write_submission
 from jaxlesion.data.schema import KEYS
+from jaxlesion.inference.engines import EngineName
 from jaxlesion.inference.experts import check_views
 from jaxlesion.inference.shards import ROWS, Part
 from jaxlesion.inference.tables import PredictOptions, predict_dataset, predict_files, predict_table
@@ -53,6 +54,8 @@ class PredictConfig:
     """Which checkpoint of each fold predicts."""
     tta: Literal[1, 8] = 1
     """Views of each image whose logits are averaged: 8 for its exact mirrors and quarter turns, at 8 times the cost."""
+    engine: EngineName = "auto"
+    """What runs the networks: auto is onnxruntime on a CPU where it is installed, else jax. openvino is to be named."""
     calibrated: bool = False
     """Correct the prior of each fold and apply intercept and slope that the run stored; model in the table says so."""
     batch_size: int | None = None
@@ -85,7 +88,7 @@ def predict(config: PredictConfig) -> None:
     if part.count > 1 and is_stream(out):
         raise InputError(f"--out {out}: parts are merged from files beside it; give a file")
     how = (config.checkpoint, config.calibrated, config.batch_size, config.shard_rows, config.cache, part)
-    options = PredictOptions(*how, views=config.tta, fold=config.fold)
+    options = PredictOptions(*how, views=config.tta, fold=config.fold, engine=config.engine)
     if unnamed:
         say(describe(run))
     for note in run.calibration().notes() if config.calibrated else ():

@@ -23,9 +23,10 @@ BELOW = {
     "boosting": "core data evaluation runs",
     "inference": "core data evaluation runs runtime model learning boosting",
     "reporting": "core data evaluation runs runtime model learning boosting inference",
+    "exporting": "core data evaluation runs runtime model learning inference",
     "training": "core data evaluation runs runtime model learning",
     "ui": "core data evaluation runs",
-    "": "core data evaluation runs runtime model learning boosting inference training reporting ui",
+    "": "core data evaluation runs runtime model learning boosting inference training reporting exporting ui",
 }
 BATCH = "data.batch"  # the only module of `data` that `learning` may import
 
@@ -34,7 +35,18 @@ HOST = {"tensorflow", "tensorflow_datasets", "pandas", "sklearn", "cv2", "albume
 FORBIDDEN = dict.fromkeys(("core", "data", "evaluation", "runs", "boosting"), JAX) | dict.fromkeys(
     ("model", "learning"), HOST
 )
-LATE = {"tensorflow", "tensorflow_datasets", "sklearn", "cv2", "albumentations", "matplotlib", "lightgbm"}
+LATE = {
+    "tensorflow",
+    "tensorflow_datasets",
+    "sklearn",
+    "cv2",
+    "albumentations",
+    "matplotlib",
+    "lightgbm",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+}
 
 # Calls that may execute their input. numpy reads no pickles by default.
 UNSAFE = re.compile(

@@ -116,7 +116,7 @@ class Calibration:
 
     def check(self, models: Sequence[str]) -> None:
         """Raise InputError for a checkpoint that is none of those calibrated."""
-        known = [*self._offsets()]
+        known = self.known
         if unknown := [model for model in models if model not in known]:
             raise InputError(
                 f"calibration.json was fitted on {' '.join(known)}, not on {unknown[0]}: "
@@ -148,8 +148,17 @@ class Calibration:
             InputError: a checkpoint that is none of those calibrated.
         """
         self.check(models)
+        return calibrate(prediction, self.offsets(models)[None], self.a, self.b).mean(1)
+
+    @property
+    def known(self) -> list[str]:
+        """Return the names of the calibrated checkpoints."""
+        return [*self._offsets()]
+
+    def offsets(self, models: Sequence[str]) -> np.ndarray:
+        """Return what is added to the logit of each of k checkpoints [k], by their names."""
         offset = self._offsets()
-        return calibrate(prediction, np.array([[offset[model] for model in models]]), self.a, self.b).mean(1)
+        return np.array([offset[model] for model in models])
 
     def _offsets(self) -> dict[str, float]:
         """Return the offset of each calibrated checkpoint, by its name."""

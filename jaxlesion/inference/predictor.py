@@ -1,6 +1,7 @@
 """From the checkpoints of a run, or its model of all rows, to tables of predictions."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from jaxlesion.core.hooks import Meter, ignore
 from jaxlesion.data.batch import Batch
 from jaxlesion.data.batches import Batches
 from jaxlesion.data.predictions import concatenate, predictions_table
+from jaxlesion.inference.engines import EngineName, choose_engine, engine_step, named
 from jaxlesion.learning.checkpoint import Checkpoints
 from jaxlesion.learning.loop import decode_ahead, predict_batches, predict_rows
 from jaxlesion.learning.state import abstract_state
@@ -152,9 +154,10 @@ class Ensemble:
         fold: see `members_of`.
         calibrated: by what the run stored; `name` says so.
         views: of each image, see `make_predict_step`; `name` says so.
+        engine: that runs the networks, see `choose_engine`; `name` says so unless it is jax.
 
     Raises:
-        InputError: no such model, or no calibration of these checkpoints.
+        InputError: no such model or engine, or no calibration of these checkpoints.
     """
 
     def __init__(
@@ -166,10 +169,12 @@ class Ensemble:
         fold: Members | None = None,
         calibrated: bool = False,
         views: int = 1,
+        engine: EngineName = "jax",
     ):
         self.folds = members_of(run, fold)
         self.calibration = run.calibration() if calibrated else None
-        self.batches = batches
+        self.batches, self._views, self._network = batches, views, build_model(run.config.model)
+        self.engine = choose_engine(engine)
         self._one, self._mesh = _ready(run, batches, views)
         restored = [restore_variables(run, fold, which, self._mesh) for fold in self.folds]
         self.members = [variables for variables, _ in restored]
@@ -178,7 +183,7 @@ class Ensemble:
             self.calibration.check(self.models)  # before the work
         alone = self.folds == [ALL_ROWS]
         mean = self.models[0] if alone else f"mean of {' '.join(self.models)}"
-        self.name = mean + _of_views(views) + (", calibrated" if calibrated else "")
+        self.name = mean + _of_views(views) + named(self.engine) + (", calibrated" if calibrated else "")
         self.title = "predicting by the model of all rows" if alone else f"predicting by {len(self.folds)} folds"
 
     def digest(self) -> str:
@@ -206,9 +211,17 @@ class Ensemble:
     def predict_each(self, rows: Sequence[int], after: Callable[[int], None] = ignore) -> np.ndarray:
         """Return each fold's uncorrected probability [n, folds]; arguments as for `predict`."""
         batches = self.batches.plain(np.asarray(rows))
+        if self.engine != "jax":
+            return predict_batches(self._foreign, self.members, batches, dict, after)
         each = predict_batches(self._step, self.members, batches, shard_batch(self._mesh), after)
         vouch()
         return each
+
+    @functools.cached_property
+    def _foreign(self) -> Step:
+        """The step of another engine, which has the weights in it."""
+        run = engine_step(self.engine, self._network, self.members, self.batches.config.image_size, self._views)
+        return lambda members, batch: run(batch["image"])
 
     def _step(self, members: list[Variables], batch: Batch) -> jax.Array:
         return jnp.stack([self._one(variables, batch) for variables in members], -1)

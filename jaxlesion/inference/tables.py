@@ -20,6 +20,7 @@ from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.open import open_dataset, open_metadata
 from jaxlesion.data.predictions import predictions_as_text, read_predictions, write_predictions, write_submission
 from jaxlesion.data.sources import FileImages
+from jaxlesion.inference.engines import EngineName
 from jaxlesion.inference.experts import explain_new, networks, predict_new
 from jaxlesion.inference.overlap import Overlap
 from jaxlesion.inference.predictor import Ensemble, Members, Which, data_config, finished_folds
@@ -41,6 +42,7 @@ class PredictOptions:
         part: the shards that this process makes.
         views: of each image, see `make_predict_step`.
         fold: the models that predict, see `members_of`.
+        engine: that runs the networks, see `choose_engine`.
     """
 
     checkpoint: Which
@@ -51,6 +53,7 @@ class PredictOptions:
     part: Part
     views: int = 1
     fold: Members | None = None
+    engine: EngineName = "jax"
 
 
 def predict_files(
@@ -193,9 +196,8 @@ def predict_table(
 
 
 def _ensemble(run: Run, batches: Batches, options: PredictOptions) -> Ensemble:
-    return Ensemble(
-        run, batches, options.checkpoint, fold=options.fold, calibrated=options.calibrated, views=options.views
-    )
+    how = {"fold": options.fold, "calibrated": options.calibrated, "views": options.views, "engine": options.engine}
+    return Ensemble(run, batches, options.checkpoint, **how)
 
 
 def _open_shards(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 # "auto": the form of the platform; `with IMPL("native"):` for what is called within.
+# "each": a program for all platforms, which decides when it is compiled.
 # "shapes": what is traced fastest, where only the shapes of the parameters are wanted.
 IMPL = jax.make_user_context("auto")
 FORMS = ("native", "cpu", "gpu")
@@ -31,7 +32,18 @@ def form() -> str:
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Convolve [b,h,w,c] with [k,k,c,o], or depthwise with [k,k,1,c], to [b,ceil(h/stride),ceil(w/stride),o]."""
-    chosen, depthwise = form(), _is_depthwise(x, kernel)
+    if IMPL.value == "each":
+        return lax.platform_dependent(
+            x,
+            kernel,
+            cpu=lambda x, kernel: _convolve(x, kernel, stride, "cpu"),
+            default=lambda x, kernel: _convolve(x, kernel, stride, "native"),
+        )
+    return _convolve(x, kernel, stride, form())
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int, chosen: str) -> jax.Array:
+    depthwise = _is_depthwise(x, kernel)
     if chosen == "native":
         return _native(x, kernel, stride)
     if kernel.shape[:2] == (1, 1) and stride == 1 and not depthwise:

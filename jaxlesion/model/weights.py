@@ -6,55 +6,44 @@ import flax.linen as nn
 import jax
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.files import sha256
+from jaxlesion.core.hub import Repository, download, repository_of
 from jaxlesion.model.blocks import HEAD
 from jaxlesion.model.port import from_timm, read_safetensors
 from jaxlesion.model.registry import find_backbone
 from jaxlesion.model.variables import Variables, abstract_variables, init_variables, random_like
 
 CACHE = Path("ckpt") / "weights"
+FILE = "model.safetensors"
 
 
 def find_weights(weights: str, variant: str, cache: Path = CACHE) -> Path | None:
-    """Return the safetensors file that `weights` means: a path, or `imagenet`; None for `none`.
+    """Return the safetensors file that `weights` means; None for `none`.
 
-    ImageNet weights are downloaded once from the variant's repository on the Hugging Face hub, their
-    SHA-256 checked against the one the hub states, and kept in `cache`.
+    That is a file, a folder with a model.safetensors, hf://USER/NAME, or `imagenet` for the variant's repository of
+    timm. What is downloaded comes from the Hugging Face hub, its SHA-256 is checked against the one the hub states, and
+    it is kept in `cache`.
 
     Raises:
         InputError: no such file, or it cannot be downloaded.
     """
     if weights == "none":
         return None
+    if (repository := repository_of(weights)) is not None:
+        path = cache / f"{repository.folder}.safetensors"
+        if not path.is_file():
+            download(repository, FILE, path, ", or give a file by --weights")
+        return path
     if weights != "imagenet":
-        if not Path(weights).is_file():
-            raise InputError(f"--weights {weights}: no such file (give imagenet, none or a .safetensors file)")
-        return Path(weights)
+        path = Path(weights) / FILE if Path(weights).is_dir() else Path(weights)
+        if not path.is_file():
+            raise InputError(f"--weights {path}: no such file (give imagenet, none or a .safetensors file)")
+        return path
     if not (timm := find_backbone(variant).variant.timm):
         raise InputError(f"--model.variant {variant} has no ImageNet weights: use --weights none")
     path = cache / f"{timm}.safetensors"
     if not path.is_file():
-        _download(f"timm/{timm}", path)
+        download(Repository(f"timm/{timm}"), FILE, path, ", or give that file by --weights (none: random ones)")
     return path
-
-
-def _download(repository: str, path: Path) -> None:
-    import huggingface_hub as hub
-
-    address = hub.hf_hub_url(repository, "model.safetensors")
-    try:
-        stated = hub.get_hf_file_metadata(address).etag
-        fetched = Path(hub.hf_hub_download(repository, "model.safetensors", local_dir=path.parent / "download"))
-    except Exception as e:  # the hub's client raises its own, the transport's and the system's errors
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:160]
-        raise InputError(
-            f"ImageNet weights could not be downloaded ({reason}): fetch {address} elsewhere and save it as {path}, "
-            "or give that file by --weights (none: random ones)"
-        ) from None
-    if (digest := sha256(fetched)) != stated:
-        fetched.unlink()
-        raise InputError(f"{address}: the download's SHA-256 is {digest}, the hub states {stated}; try again")
-    fetched.replace(path)
 
 
 def read_variables(model: nn.Module, path: Path) -> tuple[Variables, list[str]]:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
+from jaxlesion.runs.hub import SUMS
 from jaxlesion.runs.store import Run
 
 FOLDER = Path(__file__).resolve().parents[2] / "ckpt" / "best-b1"  # beside the package, not in it
-SUMS = "SHA256SUMS"
 
 
 def open_released() -> Run:

@@ -16,6 +16,7 @@ from jaxlesion.core.config import ALL_ROWS, Layout, TrainConfig, fold_name
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.experts import KINDS, RunConfig, TabularConfig, check_tabular, kind_of
 from jaxlesion.core.files import LEFT_OVER, remove_left_over, write_atomic
+from jaxlesion.core.hub import repository_of
 from jaxlesion.data.dataset import Dataset, fingerprint
 from jaxlesion.data.folds import training_pool, training_rows
 from jaxlesion.data.open import open_dataset, open_metadata
@@ -24,6 +25,7 @@ from jaxlesion.data.tables import read_table
 from jaxlesion.evaluation import calibration
 from jaxlesion.evaluation.calibration import AllRowsCalibration, Calibration
 from jaxlesion.runs.fold_dir import LOCK, FoldDir
+from jaxlesion.runs.hub import fetch_run
 
 PIXELS = "pixels.csv"
 BEGUN = {LOCK, "manifest.json", "folds.csv"}  # what is in the folder of a run before it is one
@@ -38,11 +40,13 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """Read a run.
+        """Read a run, or a released model of the hub (`hf://USER/NAME`), which is downloaded once.
 
         Raises:
-            InputError: the folder is not a run.
+            InputError: the folder is not a run, or the model cannot be had.
         """
+        if (repository := repository_of(folder)) is not None:
+            folder = fetch_run(repository)
         path = folder / "config.json"
         if not path.is_file():
             raise InputError(f"{folder} is not a run: it has no config.json; give the folder that training wrote")

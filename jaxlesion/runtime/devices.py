@@ -18,16 +18,21 @@ DATA = "data"  # the axis
 LEAST_SHARE = 8  # images of a batch for which a core pays
 
 
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def use_cores(batch_size: int) -> None:
     """Make each core a JAX device where there is no accelerator, unless JAX_NUM_CPU_DEVICES says otherwise.
 
     XLA on the CPU runs most convolutions on one core, whatever it has: predicting is a third faster when each core has
     its share of the batch, of at least 8 images. To be called before JAX is first used; later it does nothing.
     """
-    if jax.config.jax_num_cpu_devices < 1 and hasattr(os, "sched_getaffinity"):
-        cores = min(len(os.sched_getaffinity(0)), max(1, batch_size // LEAST_SHARE))
+    if jax.config.jax_num_cpu_devices < 1:
+        most = min(cores(), max(1, batch_size // LEAST_SHARE))
         with contextlib.suppress(RuntimeError):  # JAX is in use already
-            jax.config.update("jax_num_cpu_devices", _divisor(batch_size, cores))
+            jax.config.update("jax_num_cpu_devices", _divisor(batch_size, most))
 
 
 def _divisor(number: int, most: int) -> int:

@@ -18,6 +18,7 @@ from jaxlesion.core.config import EXCLUSIVE, DistributedConfig, TrainConfig
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.experts import TabularConfig, check_tabular
 from jaxlesion.core.fields import flag
+from jaxlesion.core.hub import repository_of
 from jaxlesion.core.presets import PRESETS, preset
 from jaxlesion.runs.selection import folds_meant
 from jaxlesion.runs.store import Run
@@ -25,6 +26,7 @@ from jaxlesion.runs.store import Run
 T = TypeVar("T")
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 FILES = ("weights", "image")  # options that are paths, but no `Path`
+HUB = ("weights", "run")  # options that may be hf://USER/NAME
 
 
 def parse(kind: type[T], argv: Sequence[str], program: str, default: T | None = None) -> T:
@@ -53,7 +55,8 @@ def _refuse_addresses(config: object, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             _refuse_addresses(value, f"{prefix}{item.name}.")
         for path in value if isinstance(value, tuple) else (value,):
-            if isinstance(path, Path) or item.name in FILES:
+            is_path = isinstance(path, Path) or item.name in FILES
+            if is_path and not (item.name in HUB and repository_of(path)):
                 refuse_address(prefix + item.name, str(path))
 
 

@@ -84,13 +84,13 @@ class Hub:
     def __init__(self, content: bytes, stated: str | None = None):
         self.content, self.stated, self.calls = content, stated or hashlib.sha256(content).hexdigest(), []
 
-    def hf_hub_url(self, repository: str, name: str) -> str:
+    def hf_hub_url(self, repository: str, name: str, revision: str | None) -> str:
         return f"https://hub/{repository}/{name}"
 
     def get_hf_file_metadata(self, url: str):
         return SimpleNamespace(etag=self.stated)
 
-    def hf_hub_download(self, repository: str, name: str, local_dir: Path) -> str:
+    def hf_hub_download(self, repository: str, name: str, revision: str | None, local_dir: Path) -> str:
         self.calls.append(repository)
         local_dir.mkdir(parents=True, exist_ok=True)
         (local_dir / name).write_bytes(self.content)
