@@ -9,8 +9,8 @@ from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.core.outputs import check_file, check_folder
 from jaxlesion.exporting.stablehlo import stablehlo
-from jaxlesion.exporting.timm_folder import push, write_hub, write_timm
-from jaxlesion.exporting.trained import Trained, open_trained
+from jaxlesion.exporting.timm_folder import check_timm, push, write_hub, write_timm
+from jaxlesion.exporting.trained import Trained, folds_meant, open_trained
 from jaxlesion.model.onnx_graph import build_graph, import_onnx
 from jaxlesion.runs.released import describe, open_released
 from jaxlesion.runs.store import Run
@@ -62,7 +62,10 @@ def export(config: ExportConfig) -> Path:
     run = open_released() if config.run is None else Run.open(config.run)
     if config.run is None:
         say(describe(run))
-    trained = open_trained(run, config.fold, config.checkpoint)
+    folds = folds_meant(run, config.fold)
+    if config.to in ("timm", "hub"):
+        check_timm(run, folds, out, hub=config.to == "hub")
+    trained = open_trained(run, folds, config.checkpoint)
     _write(trained, config.to, out)
     show(f"{config.to}: {out}    {' '.join(trained.models)}")
     say(f"give it {trained.resizing}; for research, not a medical device")

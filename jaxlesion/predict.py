@@ -55,7 +55,8 @@ class PredictConfig:
     tta: Literal[1, 8] = 1
     """Views of each image whose logits are averaged: 8 for its exact mirrors and quarter turns, at 8 times the cost."""
     engine: EngineName = "auto"
-    """What runs the networks: auto is onnxruntime on a CPU where it is installed, else jax. openvino is to be named."""
+    """What runs the networks: auto is onnxruntime on a CPU where it is installed, else jax. openvino-bf16 is
+    faster where the CPU multiplies bfloat16, and not exact: docs/export.md."""
     calibrated: bool = False
     """Correct the prior of each fold and apply intercept and slope that the run stored; model in the table says so."""
     batch_size: int | None = None

@@ -150,7 +150,12 @@ def test_every_command_is_run_by_one_of_these():
 
 @pytest.mark.b1
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_python_runs(page):
+def test_python_runs(page, tmp_path, monkeypatch):
+    """In a folder with the page's exports."""
+    monkeypatch.chdir(tmp_path)
+    for line in commands(page, "package"):
+        if "jaxlesion.export" in line:
+            importlib.import_module("jaxlesion.export").main(shlex.split(line)[3:])
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), {})
 

@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxlesion.core.config import ALL_ROWS
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
-from jaxlesion.exporting.trained import Trained, only_one, refuse_existing
+from jaxlesion.exporting.trained import Trained, card_of, refuse_existing
 from jaxlesion.model.blocks import HEAD
 from jaxlesion.model.port import to_timm, write_safetensors
+from jaxlesion.model.registry import find_backbone
 from jaxlesion.runs.fold_dir import STEP
 from jaxlesion.runs.hub import CONTENT, INSIDE
+from jaxlesion.runs.store import Run
 
 HEAD_OF_CARD = """---
 license: apache-2.0
@@ -25,26 +28,37 @@ metrics: [roc_auc]
 """
 
 
+def check_timm(run: Run, folds: Sequence[int], out: Path, *, hub: bool) -> None:
+    """Check, before the work, that timm can have the networks of these folds.
+
+    Raises:
+        InputError: several networks, one that timm has not, no card for a hub, or a folder of something else.
+    """
+    to = "hub" if hub else "timm"
+    if len(folds) > 1:
+        listed = ", ".join(map(str, folds))
+        raise InputError(f"--to {to} takes one network, and {run.folder} has folds {listed}: give --fold one of them")
+    if hub and card_of(run) is None:
+        raise InputError(f"{run.folder} has no model card, which a hub shows: write it by jaxlesion.report")
+    if not find_backbone(run.config.model.variant).variant.timm:
+        raise InputError(f"timm has no network {run.config.model.variant}: export it by --to onnx")
+    refuse_existing(out, to)
+
+
 def write_timm(trained: Trained, out: Path) -> None:
     """Write the folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` opens.
 
     Args:
-        trained: one network.
+        trained: one network, see `check_timm`.
         out: the folder.
-
-    Raises:
-        InputError: several networks, one that timm has not, or a folder of something else.
     """
-    variables, variant = only_one(trained, "timm"), trained.model.variant
-    if not variant.timm:
-        raise InputError(f"timm has no network {trained.run.config.model.variant}: export it by --to onnx")
-    refuse_existing(out, "timm")
+    (variables,) = trained.members
     out.mkdir(parents=True, exist_ok=True)
     state = to_timm(variables)
     state |= {name: value[:1] for name, value in state.items() if name.startswith(f"{HEAD}.")}  # without auxiliary ones
     write_safetensors(out / "model.safetensors", state, {"format": "pt", STEP: trained.models[0].split("/")[1]})
     write_atomic(out / "config.json", json.dumps(_config(trained, state), indent=2) + "\n")
-    if (card := trained.card()) is not None:
+    if (card := card_of(trained.run)) is not None:
         write_atomic(out / "README.md", HEAD_OF_CARD + card)
 
 
@@ -76,13 +90,7 @@ def _config(trained: Trained, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_hub(trained: Trained, out: Path) -> None:
-    """Write the folder of `write_timm` with its card; of a released model also what `hf://` runs are made of.
-
-    Raises:
-        InputError: as `write_timm`, or the run has no card.
-    """
-    if trained.card() is None:
-        raise InputError(f"{trained.run.folder} has no model card, which a hub shows: write it by jaxlesion.report")
+    """Write the folder of `write_timm`; of a released model also what `hf://` runs are made of."""
     write_timm(trained, out)
     if trained.run.released:
         (out / INSIDE).mkdir(exist_ok=True)

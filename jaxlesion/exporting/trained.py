@@ -73,11 +73,6 @@ class Trained:
         found = best_f1(table["target"], table["prediction"])
         return None if np.isnan(found) else found
 
-    def card(self) -> str | None:
-        """Return the model card of the run; None where none has been written."""
-        found = (self.run.folder / name for name in CARDS)
-        return next((path.read_text() for path in found if path.is_file()), None)
-
     def about(self) -> dict[str, str]:
         """Return what another program should know of the file, as texts."""
         threshold = self.threshold()
@@ -89,23 +84,41 @@ class Trained:
             "sha256_of_variables": self.digest(),
             "resize": self.resizing,
             **({} if threshold is None else {"threshold_of_prediction": f"{threshold:.6g}"}),
-            **({} if (card := self.card()) is None else {"card": card}),
+            **({} if (card := card_of(self.run)) is None else {"card": card}),
         }
 
 
-def open_trained(run: Run, fold: Fold = None, which: Which = "last") -> Trained:
-    """Restore the networks of a run that are exported.
+def card_of(run: Run) -> str | None:
+    """Return the model card of a run; None where none has been written."""
+    found = (run.folder / name for name in CARDS)
+    return next((path.read_text() for path in found if path.is_file()), None)
+
+
+def folds_meant(run: Run, fold: Fold = None) -> list[int]:
+    """Return the finished folds that are exported, or [ALL_ROWS].
 
     Args:
         run: of a network, or a released model.
         fold: the number of a finished fold; all or none, see `members_of`.
+
+    Raises:
+        InputError: no such fold, or a run without a network.
+    """
+    run.check_network("export its networks one by one")
+    return [_finished(run, fold)] if isinstance(fold, int) else members_of(run, fold)
+
+
+def open_trained(run: Run, folds: Sequence[int], which: Which = "last") -> Trained:
+    """Restore the networks of a run that are exported.
+
+    Args:
+        run: of a network, or a released model.
+        folds: from `folds_meant`.
         which: checkpoint of each fold.
 
     Raises:
-        InputError: no such fold or checkpoint, or a run without a network.
+        InputError: no such checkpoint.
     """
-    run.check_network("export its networks one by one")
-    folds = [_finished(run, fold)] if isinstance(fold, int) else members_of(run, fold)
     restored = [restore_variables(run, each, which) for each in folds]
     models = [model_name(each, step) for each, (_, step) in zip(folds, restored, strict=True)]
     members = [jax.tree.map(np.asarray, variables) for variables, _ in restored]
@@ -124,18 +137,6 @@ def _calibration(run: Run, folds: Sequence[int], models: Sequence[str]) -> Calib
         return None
     found = run.calibration()
     return found if set(models) <= set(found.known) else None
-
-
-def only_one(trained: Trained, to: str) -> Variables:
-    """Return the variables of the only network.
-
-    Raises:
-        InputError: there are several.
-    """
-    if len(trained.members) > 1:
-        folds = ", ".join(name.split("/")[0].removeprefix("fold_") for name in trained.models)
-        raise InputError(f"--to {to} takes one network, and {trained.run.folder} has {folds}: give --fold one of them")
-    return trained.members[0]
 
 
 def refuse_existing(out: Path, kind: str) -> None:

@@ -52,6 +52,7 @@ def test_beside_an_accelerator_it_is_jax(monkeypatch):
 def test_the_table_names_the_engine():
     pytest.importorskip("onnxruntime")
     assert named("jax") == ""
+    assert engines.package_of("openvino-bf16") == "openvino"
     assert named("onnxruntime").startswith(" by onnxruntime 1.")
 
 

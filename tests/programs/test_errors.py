@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from errors import experts, images, options, predictions, runs, tables
+from errors import experts, exports, images, options, predictions, runs, tables
 from errors.case import RUN_STAYS, contents, workplace
 
 from jaxlesion.core.fields import flag
@@ -25,7 +25,9 @@ lie in, `...` for a reason that another library gives.
 This file is made by `python tests/programs/test_errors.py --write` from the mistakes that the tests make.
 """
 
-CASES_OF = tables.GROUPS | images.GROUPS | options.GROUPS | runs.GROUPS | predictions.GROUPS | experts.GROUPS
+CASES_OF = (
+    tables.GROUPS | images.GROUPS | options.GROUPS | runs.GROUPS | predictions.GROUPS | experts.GROUPS | exports.GROUPS
+)
 TITLES = (
     "The table of lesions",
     "Folds",
@@ -38,6 +40,7 @@ TITLES = (
     "Nearest neighbours",
     "Trees on metadata",
     "Stacks",
+    "Export",
     "Duplicates",
     "Report",
 )  # in the order of the document

@@ -277,7 +277,7 @@ def test_arguments_are_the_command_line_unless_given(monkeypatch):
 ADDRESSES = [
     (TrainConfig, ("--run-dir", "s3://bucket/run")),
     (TrainConfig, ("--data-dir", "gs://bucket/data")),
-    (TrainConfig, ("--weights", "hf://timm/b1")),
+    (TrainConfig, ("--weights", "gs://timm/b1")),
     (TrainConfig, ("--folds.file", "https://x.org/folds.csv")),
     (PredictConfig, ("--run", "file:///run")),
     (PredictConfig, ("--run", "r", "--image", "a.jpg", "HTTP://x.org/b.jpg")),
