@@ -11,6 +11,7 @@ from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.runtime.processes import end_together, join_processes, process_index
 from jaxlesion.training.begin import DEMO_NOTE
 from jaxlesion.training.run import train_run
+from jaxlesion.training.watch import TensorBoard, both
 from jaxlesion.ui.console import ProgressBar, print_fold
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
@@ -27,7 +28,10 @@ def train(config: TrainConfig, observe: Callable[..., None] = ignore) -> Run:
     Raises:
         InputError: whatever about the data, the weights or the run the caller must put right.
     """
+    board = TensorBoard() if config.log == "tensorboard" else None
     with join_processes(config.distributed, config.data.batch_size), quiet(process_index() > 0):
+        if board is not None and process_index() == 0:
+            observe = both(observe, board)
         run = train_run(config, Hooks(say, ProgressBar, observe), _print_config, print_fold)
         if run.config.preset == "demo":
             say(DEMO_NOTE)

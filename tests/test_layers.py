@@ -46,6 +46,7 @@ LATE = {
     "onnx",
     "onnxruntime",
     "openvino",
+    "tensorboardX",
 }
 
 # Calls that may execute their input. numpy reads no pickles by default.

@@ -215,6 +215,8 @@ class TrainConfig:
     """Passes over the sampled training rows."""
     resume: bool = False
     """Resume the run in --run-dir; needs no other flag. A whole command also begins a run that is not there yet."""
+    log: Literal["none", "tensorboard"] = "none"
+    """tensorboard: write curves and pictures to the folders of the folds too, for tensorboard --logdir RUN_DIR."""
     data: DataConfig = field(default_factory=DataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     folds: FoldsConfig = field(default_factory=FoldsConfig)
@@ -236,7 +238,7 @@ class TrainConfig:
 
 
 # A later command may change these: it is the same run.
-NOT_IDENTITY = ("fold", "data_dir", "run_dir", "resume", "checkpoint", "distributed")
+NOT_IDENTITY = ("fold", "data_dir", "run_dir", "resume", "log", "checkpoint", "distributed")
 # Of `data`: they change no pixel, and what is in the table is compared by its hash.
 NOT_IDENTITY_DATA = ("table", "workers", "cache", "cache_gib", "on_device")
 

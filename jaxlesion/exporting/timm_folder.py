@@ -1,7 +1,6 @@
 """A folder that timm and the Hugging Face hub open: config.json, model.safetensors, and the model card as README.md."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,9 +94,9 @@ def write_hub(trained: Trained, out: Path) -> None:
     if trained.run.released:
         (out / INSIDE).mkdir(exist_ok=True)
         for name in CONTENT:
-            shutil.copyfile(trained.run.folder / name, out / INSIDE / name)
+            write_atomic(out / INSIDE / name, (trained.run.folder / name).read_bytes())
         # The very file that SHA256SUMS names, so that what is downloaded can be checked.
-        shutil.copyfile(trained.run.fold(ALL_ROWS).model, out / "model.safetensors")
+        write_atomic(out / "model.safetensors", trained.run.fold(ALL_ROWS).model.read_bytes())
 
 
 def push(out: Path, repository: str, *, public: bool) -> str:

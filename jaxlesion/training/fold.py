@@ -5,16 +5,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 
 from jaxlesion.core.config import ALL_ROWS, TrainConfig, fold_name
 from jaxlesion.core.errors import InputError
-from jaxlesion.core.hooks import Hooks
-from jaxlesion.data.batches import steps_per_epoch
+from jaxlesion.core.hooks import Hooks, ignore
+from jaxlesion.data.batches import Batches, steps_per_epoch
 from jaxlesion.data.folds import group_numbers, group_weights, training_pool, training_rows, validation_rows
 from jaxlesion.data.predictions import predictions_table, write_predictions
 from jaxlesion.evaluation.registry import summary
+from jaxlesion.learning.augment import augment
 from jaxlesion.learning.checkpoint import Checkpoints
 from jaxlesion.learning.trainer import Epoch, FoldRows, train_fold
 from jaxlesion.model.port import to_timm, write_safetensors
@@ -36,6 +38,7 @@ class Journal:
         epochs: how many there will be.
         target: [n] of the validation rows.
         say: called with each line.
+        observe: called with the event `epoch`, see `Hooks`.
     """
 
     fold: str
@@ -44,6 +47,7 @@ class Journal:
     epochs: int
     target: np.ndarray
     say: Callable[[str], None]
+    observe: Callable[..., None] = ignore
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def resume(self, step: int | None, steps_per_epoch: int) -> None:
@@ -69,6 +73,7 @@ class Journal:
         metrics = summary(self.target, epoch.validation) if len(self.target) else None
         record = {"epoch": epoch.number, "step": epoch.step, "loss": epoch.loss}
         self.records.append(record | ({} if metrics is None else {"validation": metrics}))
+        self.observe("epoch", record=self.records[-1], times=epoch.times)
         if process_index() == 0:
             self.folder.add_timing({"epoch": epoch.number, **epoch.times})
             self.folder.write_metrics(self.records)
@@ -118,7 +123,10 @@ def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks)
     size = config.data.batch_size
     hooks.say(f"fold {name}: {steps_per_epoch(rows.training, size)} steps of {size} an epoch; the first one compiles")
     with _locked(folder), StopSignal() as stop:
-        journal = Journal(name, folder, folder.started, config.epochs, target[rows.validation], hooks.say)
+        journal = Journal(
+            name, folder, folder.started, config.epochs, target[rows.validation], hooks.say, hooks.observe
+        )
+        hooks.observe("fold", folder=folder.folder, images=lambda: first_images(config, rows, batches))
         with Checkpoints(folder.checkpoints) as checkpoints:
             trained = train_fold(config, rows, batches, opened.weights, checkpoints, journal, stop, hooks)
         table = None
@@ -131,7 +139,18 @@ def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks)
             else:
                 write_predictions(folder.oof, table)
             collect(run)
+    hooks.observe("finished", table=table)
     return table
+
+
+def first_images(config: TrainConfig, rows: FoldRows, batches: Batches) -> np.ndarray:
+    """Return the first batch of training images as the network gets them, uint8 [b, h, w, 3]."""
+    spec, on_host = config.augment.spec, config.augment.backend == "albumentations"
+    batch = next(batches.training(rows.of_epoch(0), spec if on_host else None, 0))
+    if on_host:
+        return batch["image"]
+    step = jax.jit(augment, static_argnames="spec")
+    return np.asarray(step(batch["image"], spec=spec, seed=config.data.seed, epoch=0, rows=batch["row"]))
 
 
 def collect(run: Run) -> None:

@@ -1,0 +1,70 @@
+"""TensorBoard's events of a run are those of metrics.jsonl, also after a resume."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from jaxlesion.core.errors import InputError
+from jaxlesion.runs.store import Run
+from jaxlesion.train import main, train
+from jaxlesion.ui.options import parse_train
+
+pytest.importorskip("tensorboardX")
+
+
+def events(folder):
+    """Return the values of every tag by step, as a reader of event files sees them."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        data = path.read_bytes()
+        at = 0
+        while at < len(data):  # length [8], its checksum [4], the event, its checksum [4]
+            size = int.from_bytes(data[at : at + 8], "little")
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            at += 16 + size
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value
+    return found
+
+
+@pytest.fixture(scope="module")
+def logged(tiny_command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("log") / "run"
+    main([*tiny_command, "--run-dir", str(folder), "--log", "tensorboard"])
+    return folder
+
+
+def test_its_curves_are_the_records(logged):
+    found = events(logged / "fold_0" / "tensorboard")
+    records = [json.loads(line) for line in (logged / "fold_0" / "metrics.jsonl").read_text().splitlines()]
+    for tag, key in (("loss/epoch", "loss"), ("validation/roc_auc", "roc_auc"), ("validation/pauc", "pauc")):
+        expected = {record["step"]: (record if key == "loss" else record["validation"])[key] for record in records}
+        np.testing.assert_allclose([found[tag][step].simple_value for step in expected], [*expected.values()], 1e-6)
+    assert sorted(found["loss/step"]) == [*range(1, records[-1]["step"] + 1)]
+    steps = records[0]["step"]
+    mean = np.mean([found["loss/step"][step].simple_value for step in range(1, steps + 1)])
+    assert abs(mean - records[0]["loss"]) < 1e-5
+
+
+def test_there_are_a_contact_sheet_and_a_curve_of_the_held_out_rows(logged):
+    found = events(logged / "fold_0" / "tensorboard")
+    (sheet,) = (tag for tag in found if tag.startswith("training_images"))
+    assert found[sheet][1].image.encoded_image_string.startswith(b"\x89PNG")
+    assert any(tag.startswith("held-out") for tag in found)
+
+
+def test_a_run_is_the_same_with_and_without_it(logged, tiny_run):
+    assert (logged / "fold_0" / "oof.csv").read_text() == (tiny_run / "fold_0" / "oof.csv").read_text()
+    Run.open(logged).check_same(Run.open(tiny_run).config, {})
+
+
+def test_without_tensorboardx_it_says_what_to_install(tiny_command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    config = parse_train([*tiny_command, "--run-dir", str(tmp_path / "run"), "--log", "tensorboard"])
+    with pytest.raises(InputError, match=r'pip install "jaxlesion\[tensorboard\]"'):
+        train(config)
+    assert not (tmp_path / "run").exists()
