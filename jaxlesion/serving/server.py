@@ -1,0 +1,243 @@
+"""The server: the page or the JSON service, within limits, for this machine alone unless told otherwise."""
+
+import asyncio
+import ipaddress
+import os
+import re
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from jaxlesion.core.errors import InputError
+from jaxlesion.data.dataset import Dataset
+from jaxlesion.data.hdf5 import MAX_BYTES
+from jaxlesion.runtime.signals import Stopped
+from jaxlesion.serving import layout
+from jaxlesion.serving.examine import Examiner
+from jaxlesion.serving.words import WARNING, row_of
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+QUEUED = 64  # requests for JSON that wait; further ones get 503
+BODY = 128 * 2**20  # bytes of one request
+# What a browser may load for the page: nothing from elsewhere. Gradio's templates are computed in the browser.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; form-action 'self'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
+# Everything that the page needs of Gradio; its other routes (proxies, histories, recordings) are closed.
+OPEN = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|predict|healthz)/?|/(assets|static|svelte)/.*"
+    r"|/gradio_api/(info|config|queue/(join|data)|call/[\w/]+|upload|upload_progress|cancel|reset|app_id|theme\.css"
+    r"|startup-events|heartbeat/\w+)/?"
+)
+# Previews that index.html offers to other sites when somebody posts its address there.
+PREVIEWS = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*?/?>')
+QUIET = {
+    **dict.fromkeys(("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "GRADIO_SHARE", "GRADIO_MCP_SERVER"), "False"),
+    **dict.fromkeys(("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "DO_NOT_TRACK"), "1"),
+    "GRADIO_SSR_MODE": "False",
+}
+
+
+def import_gradio() -> ModuleType:
+    """Import Gradio with everything off that it would send; InputError that says how to install it."""
+    os.environ.update(QUIET)
+    try:
+        return import_module("gradio")
+    except ImportError as e:
+        raise InputError(f'the page needs Gradio ({e}): pip install "jaxlesion[app]"') from None
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address.
+
+    Raises:
+        InputError: the port is taken or not allowed, or the host is not this machine's.
+    """
+    if not 0 <= port < 2**16:
+        raise InputError(f"--port must be 0 to 65535, not {port}")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, socket.SOCK_STREAM)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+    except (OSError, UnicodeError) as e:
+        raise InputError(f"--host {host} --port {port}: cannot be used ({e}); give another --port or --host") from None
+    return taken
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine for itself alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def make_app(gradio: ModuleType, examiner: Examiner, table: Dataset | None, *, api: bool, local: bool) -> "FastAPI":
+    """Make the application.
+
+    Args:
+        gradio: the module, imported.
+        examiner: of the images.
+        table: whose rows the page offers.
+        api: whether it is the JSON service, without a page.
+        local: whether it answers only to names of this machine, so that no other site's name leads here.
+    """
+    from fastapi import FastAPI
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    if api:
+        _add_service(app, examiner)
+    else:
+        gradio.mount_gradio_app(
+            *(app, layout.build(gradio, examiner, table), "/"),
+            footer_links=[],
+            run_history=False,
+            show_error=True,
+            max_file_size=MAX_BYTES,
+            ssr_mode=False,
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+            theme=layout.theme(gradio),
+            css=layout.STYLE.read_text(),
+        )
+    app.add_middleware(Guard)
+    if local:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    return app
+
+
+def run_server(make: Callable[[], "FastAPI"], bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until a signal ends it; uploaded files lie in a folder of their own, which is removed then.
+
+    Args:
+        make: makes the application.
+        bound: socket to listen at.
+        ready: called when it is about to listen.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # uvicorn ends, and raises the signal again: the folder goes first
+    with tempfile.TemporaryDirectory(prefix="jaxlesion-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        app = make()
+        ready()
+        listen(app, bound)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def listen(app: "FastAPI", bound: socket.socket) -> None:
+    """Answer requests until a signal comes."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, log_level="error", access_log=False, timeout_graceful_shutdown=1, timeout_keep_alive=30, server_header=False
+    )
+    uvicorn.Server(config).run(sockets=[bound])
+
+
+def _add_service(app: "FastAPI", examiner: Examiner) -> None:
+    """Add POST /predict, with images as files of a form, and GET /healthz."""
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+
+    turn, waiting = asyncio.Semaphore(1), 0
+
+    def answer(content: dict[str, Any], status: int = 200) -> JSONResponse:
+        return JSONResponse({"warning": WARNING} | content, status)
+
+    async def predict(request: Request) -> "Response":
+        nonlocal waiting
+        if waiting >= QUEUED:
+            return answer({"error": f"{QUEUED} requests are waiting: try again later"}, 503)
+        waiting += 1
+        try:
+            async with turn, request.form(max_files=layout.FILES, max_fields=0) as form:
+                results = []
+                for file in form.getlist("image"):
+                    data = await file.read(MAX_BYTES + 1)
+                    result = await run_in_threadpool(examiner.examine, file.filename or "image", data)
+                    results.append(row_of(examiner, result))
+        finally:
+            waiting -= 1
+        if not results:
+            return answer({"error": "send images as files of a form, each in a field `image`"}, 422)
+        refused = all(row["error"] is not None for row in results)
+        return answer({"model": examiner.title, "results": results}, 422 if refused else 200)
+
+    async def health(request: Request) -> "Response":
+        return answer({"model": examiner.title})
+
+    app.add_route("/predict", predict, methods=["POST"])
+    app.add_route("/healthz", health, methods=["GET"])
+
+
+class Guard:
+    """Closes routes, refuses large bodies, and adds headers that keep the page to this machine (ASGI)."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if not OPEN.fullmatch(scope["path"]):
+            return await _refuse(send, 404, "there is no such page")
+        if int(dict(scope["headers"]).get(b"content-length", b"0") or 0) > BODY:
+            return await _refuse(send, 413, f"more than {BODY // 2**20} MiB at once")
+        page, start, body, got = scope["path"] == "/", None, b"", 0
+        if page:  # changed below, so not to be compressed
+            scope = scope | {"headers": [(k, v) for k, v in scope["headers"] if k != b"accept-encoding"]}
+
+        async def limited() -> dict[str, Any]:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            return {"type": "http.disconnect"} if got > BODY else message  # of a body without its length
+
+        async def hardened(message: dict[str, Any]) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                added = [(k.encode(), v.encode()) for k, v in HEADERS.items()]
+                drop = {k for k, _ in added} | ({b"content-length"} if page else set())
+                kept = [(k, v) for k, v in message["headers"] if k.lower() not in drop]
+                start = message | {"headers": kept + added}
+                return None if page else await send(start)
+            if not page:
+                return await send(message)
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                body = PREVIEWS.sub(b"", body)
+                start["headers"].append((b"content-length", str(len(body)).encode()))
+                await send(start)
+                await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+            return None
+
+        return await self.app(scope, limited, hardened)
+
+
+async def _refuse(send: Callable, status: int, reason: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *((k.encode(), v.encode()) for k, v in HEADERS.items())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
