@@ -142,6 +142,12 @@ def _upload(gradio: ModuleType) -> type:
                 raise gradio.Error("an address is no image: upload the file", print_exception=False)
             return await super().async_move_resource_to_block_cache(url_or_file_path)
 
+        def example_payload(self) -> list:  # Gradio's own is an address elsewhere
+            return []
+
+        def example_value(self) -> list:
+            return []
+
         def preprocess(self, payload: Any) -> list[tuple[str, str]]:
             return [(file.orig_name or Path(file.path).name, file.path) for file in payload or ()]
 

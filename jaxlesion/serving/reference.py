@@ -25,14 +25,14 @@ from jaxlesion.data.schema import KEYS
 from jaxlesion.inference.neighbours import nearest
 from jaxlesion.inference.predictor import restore_variables
 from jaxlesion.learning.loop import predict_batches
-from jaxlesion.learning.step import make_feature_step
+from jaxlesion.model.blocks import HEAD
 from jaxlesion.model.registry import build_model
 from jaxlesion.runs.store import Run
+from jaxlesion.serving.likeness import UNLIKE, Likeness, make_summary_step
 
 NEAREST = 6  # neighbours that are shown
-ROWS = 4_000  # training crops that are compared with, drawn at random beyond the malignant ones
+ROWS = 2_000  # training crops that are compared with, drawn at random beyond the malignant ones
 BATCH = 8
-UNLIKE = 0.01  # a crop that is farther from training than all but so many held-out ones is called unlike
 THUMBNAIL = 72  # pixels a side
 
 
@@ -108,7 +108,7 @@ class Surroundings:
 
     Args:
         neighbours: nearest first.
-        farther: share of held-out training lesions that are at least as far from their nearest one.
+        farther: see `Likeness.farther`.
         compared: number of training lesions that it was compared with.
     """
 
@@ -123,10 +123,10 @@ class Surroundings:
 
 
 class Neighbourhood:
-    """Embeds training lesions, to find those nearest to an image.
+    """Embeds training lesions, to find those nearest to an image and to recognise images unlike them.
 
-    The embedding is that of one network, scaled to length 1: of the first fold that has one, whose held-out rows say how
-    far new lesions are as a rule; else of the model of all rows, and each row's nearest other row says so.
+    The embedding is the pooled features of one network, scaled to length 1: of the first fold that has one, and the rows
+    it held out say how far new crops are as a rule; else of the model of all rows, and its own rows say so.
 
     Args:
         run: of a network.
@@ -143,10 +143,11 @@ class Neighbourhood:
         self.fold = usable[0] if usable else ALL_ROWS
         self.dataset, lesions = _training_data(run, data_dir)
         self.lesions = _some(lesions)
-        self._step = make_feature_step(build_model(run.config.model))
+        self._step = make_summary_step(build_model(run.config.model))
         self._variables, _ = restore_variables(run, self.fold)
         self._ready = threading.Event()
-        self._index = self._own = np.empty(0)
+        self._width = self._variables["params"][HEAD]["kernel"].shape[0]
+        self._index = np.empty(0)
         self._rows = np.empty(0, np.int64)
 
     def build(self, say: Callable[[str], None] = ignore) -> None:
@@ -154,15 +155,11 @@ class Neighbourhood:
         config = dataclasses.replace(self.run.config.data, batch_size=BATCH, workers=1, cache=False)
         batches = Batches(self.dataset.images, self.lesions["isic_id"], None, config)
         rows = np.arange(len(self.lesions))
-        values = _unit(predict_batches(self._step, self._variables, batches.plain(rows), _same, self._count))
-        if self.fold == ALL_ROWS:
-            self._rows, (distance, _) = rows, nearest(values, values, 2)
-            own = distance[:, 1]
-        else:
-            held_out = self.lesions["fold"].to_numpy() == self.fold
-            self._rows = rows[~held_out]
-            own = nearest(values[~held_out], values[held_out], 1)[0][:, 0]
-        self._index, self._own = values[self._rows], np.sort(own)
+        values = predict_batches(self._step, self._variables, batches.plain(rows), _same, self._count)
+        held_out = self.lesions["fold"].to_numpy() == self.fold if self.fold != ALL_ROWS else np.zeros(len(rows), bool)
+        means, features = self._parts(values)
+        self.likeness = Likeness(means[~held_out], means[held_out] if held_out.any() else means)
+        self._rows, self._index = rows[~held_out], _unit(features[~held_out])
         self._ready.set()
         say(f"{len(self._rows):,} training lesions are ready to compare with")
 
@@ -194,12 +191,16 @@ class Neighbourhood:
         if not self._ready.is_set():
             return None
         batch = batch_of(np.repeat(pixels[None], BATCH, 0))  # of the size that is compiled already
-        query = _unit(np.asarray(self._step(self._variables, batch))[:1])
-        distance, at = nearest(self._index, query, min(NEAREST, len(self._index)))
-        farther = 1 - np.searchsorted(self._own, distance[0, 0], "left") / len(self._own)
+        means, features = self._parts(np.asarray(self._step(self._variables, batch))[:1])
+        _, at = nearest(self._index, _unit(features), min(NEAREST, len(self._index)))
         found = self.lesions.iloc[self._rows[at[0]]]
         neighbours = [Neighbour(i, int(t), self._picture(i)) for i, t in zip(found.isic_id, found.target, strict=True)]
-        return Surroundings(tuple(neighbours), float(farther), len(self._rows))
+        return Surroundings(tuple(neighbours), self.likeness.farther(means[0]), len(self._rows))
+
+    def _parts(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return means of the early map, and pooled features."""
+        channels = values.shape[1] - self._width
+        return values[:, :channels], values[:, channels:]
 
     def _picture(self, isic_id: str) -> str:
         return data_uri(decode(self.dataset.images.read(isic_id), isic_id), THUMBNAIL)

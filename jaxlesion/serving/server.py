@@ -37,7 +37,6 @@ HEADERS = {
     "content-security-policy": POLICY,
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
-    "cache-control": "no-store",
 }
 # Everything that the page needs of Gradio; its other routes (proxies, histories, recordings) are closed.
 OPEN = re.compile(
@@ -220,6 +219,8 @@ class Guard:
             nonlocal start, body
             if message["type"] == "http.response.start":
                 added = [(k.encode(), v.encode()) for k, v in HEADERS.items()]
+                if not scope["path"].startswith(("/assets/", "/static/")):
+                    added.append((b"cache-control", b"no-store"))
                 drop = {k for k, _ in added} | ({b"content-length"} if page else set())
                 kept = [(k, v) for k, v in message["headers"] if k.lower() not in drop]
                 start = message | {"headers": kept + added}

@@ -21,7 +21,7 @@ COLUMNS = (
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
 LOWEST, HIGHEST = math.log(0.0005), math.log(0.9995 / 0.0005)  # log odds at the ends of the scale of views
-TICKS = (0.001, 0.01, 0.1, 0.5, 0.9)
+TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99)
 
 
 def notes_on(examiner: Examiner, result: Result) -> list[str]:
@@ -37,9 +37,8 @@ def notes_on(examiner: Examiner, result: Result) -> list[str]:
         notes.append(waiting or "Not checked whether it is unlike the training crops: none are at hand.")
     elif result.surroundings.unlike:
         notes.append(
-            "Unlike the training crops: it is farther from its nearest one than "
-            f"{percent(1 - result.surroundings.farther)} of held-out crops are from theirs. The probability may mean "
-            "nothing."
+            "Unlike the training crops, in colour, light or sharpness: farther from them than "
+            f"{percent(1 - result.surroundings.farther)} of held-out crops are. The probability may mean nothing."
         )
     return notes
 
@@ -155,7 +154,7 @@ def _at(probability: float) -> float:
 def _views(result: Result, headline: float) -> str:
     """Draw the eight views and the probability on a scale of log odds."""
     marks = "".join(f'<i style="left:{_at(view):.1f}%"></i>' for view in result.views)
-    ticks = "".join(f'<span style="left:{_at(tick):.1f}%">{tick:.4g}</span>' for tick in TICKS)
+    ticks = "".join(f'<span style="left:{_at(tick):.1f}%">{100 * tick:g} %</span>' for tick in TICKS)
     low, high = percent(min(result.views)), percent(max(result.views))
     return (
         f'<h4>Turned and mirrored: {low} to {high}</h4><div class="scale" role="img" '
