@@ -74,9 +74,7 @@ def serve(config: AppConfig) -> None:
         if examiner.neighbourhood is not None:
             examiner.neighbourhood.start(say)
 
-    run_server(
-        lambda: make_app(gradio, examiner, table, api=config.api, local=is_loopback(config.host)), bound, ready
-    )
+    run_server(lambda: make_app(gradio, examiner, table, api=config.api, local=is_loopback(config.host)), bound, ready)
 
 
 def _neighbourhood(run: Run, folder: Path | None) -> Neighbourhood | None:

@@ -1,5 +1,6 @@
 """The page, in Gradio: what is on it, and what happens when an image is dropped."""
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ LISTED = 500  # rows of a table that the list offers; any other is typed
 WAITING = 32  # requests that wait; further ones are told that the page is busy
 KEPT_SECONDS = (30, 120)  # how often, and from which age on, uploaded files are deleted
 REDRAW_SECONDS = 2.0
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//")
 STYLE = Path(__file__).with_name("page.css")
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
@@ -33,13 +35,12 @@ def build(gradio: ModuleType, examiner: Examiner, table: Dataset | None) -> "Blo
         examiner: of the images.
         table: whose rows can be picked; None for none.
     """
-    upload = _upload(gradio)
     with gradio.Blocks(
         title="jaxlesion", analytics_enabled=False, delete_cache=KEPT_SECONDS, fill_width=True
     ) as blocks:
         gradio.HTML(f'<p role="note">{WARNING}</p>', elem_id="warning", js_on_load=None)
         gradio.HTML(_heading(examiner), elem_id="heading", js_on_load=None)
-        files = upload(file_count="multiple", label="Drop crops of lesions here", height=150, elem_id="drop")
+        files = _upload(gradio)
         picked = None
         if table is not None:
             ids = table.lesions["isic_id"].astype(str)
@@ -130,25 +131,23 @@ def _heading(examiner: Examiner) -> str:
     )
 
 
-def _upload(gradio: ModuleType) -> type:
-    """Return a field for files that gives their names and paths, and downloads nothing."""
+def _upload(gradio: ModuleType) -> Any:
+    """Return a field for files that gives their names and paths, and downloads nothing.
 
-    class Upload(gradio.File):
-        is_template = True  # it is drawn as its base is
+    Methods of the one field are replaced: of a subclass, Gradio would write an interface beside this file.
+    """
+    field = gradio.File(file_count="multiple", label="Drop crops of lesions here", height=150, elem_id="drop")
+    move = field.async_move_resource_to_block_cache
 
-        async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-            text = str(url_or_file_path)
-            if "://" in text or text.startswith(("//", "data:")):
-                raise gradio.Error("an address is no image: upload the file", print_exception=False)
-            return await super().async_move_resource_to_block_cache(url_or_file_path)
+    async def move_files_alone(url_or_file_path: str | Path | None) -> str | None:
+        if ADDRESS.match(str(url_or_file_path)):
+            raise gradio.Error("an address is no image: upload the file", print_exception=False)
+        return await move(url_or_file_path)
 
-        def example_payload(self) -> list:  # Gradio's own is an address elsewhere
-            return []
+    def names_and_paths(payload: Any) -> list[tuple[str, str]]:
+        return [(file.orig_name or Path(file.path).name, file.path) for file in payload or ()]
 
-        def example_value(self) -> list:
-            return []
-
-        def preprocess(self, payload: Any) -> list[tuple[str, str]]:
-            return [(file.orig_name or Path(file.path).name, file.path) for file in payload or ()]
-
-    return Upload
+    field.async_move_resource_to_block_cache = move_files_alone
+    field.preprocess = names_and_paths
+    field.example_payload = field.example_value = list  # Gradio's own are addresses elsewhere
+    return field

@@ -125,8 +125,8 @@ class Surroundings:
 class Neighbourhood:
     """Embeds training lesions, to find those nearest to an image and to recognise images unlike them.
 
-    The embedding is the pooled features of one network, scaled to length 1: of the first fold that has one, and the rows
-    it held out say how far new crops are as a rule; else of the model of all rows, and its own rows say so.
+    The embedding is the pooled features of one network, scaled to length 1: of the first fold that has one, and the
+    rows it held out say how far new crops are as a rule; else of the model of all rows, and its own rows say so.
 
     Args:
         run: of a network.

@@ -23,7 +23,6 @@ from jaxlesion.serving.words import WARNING, row_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from starlette.requests import Request
     from starlette.responses import Response
 
 QUEUED = 64  # requests for JSON that wait; further ones get 503
@@ -150,7 +149,12 @@ def listen(app: "FastAPI", bound: socket.socket) -> None:
     import uvicorn
 
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, timeout_graceful_shutdown=1, timeout_keep_alive=30, server_header=False
+        app,
+        log_level="error",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=30,
+        server_header=False,
     )
     uvicorn.Server(config).run(sockets=[bound])
 

@@ -168,12 +168,12 @@ def _place(result: Result) -> str:
     if result.place is None:
         return ""
     bars = "".join(
-        f'<dt>{name}</dt><dd><span class="bar {name}"><i style="width:{100 * share:.1f}%"></i></span>{percent(share)}</dd>'
+        f'<dt>{name}</dt><dd><span class="bar {name}"><i style="width:{100 * share:.1f}%"></i></span>'
+        f"<span>{percent(share)}</span></dd>"
         for name, share in zip(CLASSES, result.place[:2], strict=True)
     )
     return (
-        f"<h4>Higher than these shares of {result.place.lesions:,} held-out lesions</h4>"
-        f'<dl class="place">{bars}</dl>'
+        f'<h4>Higher than these shares of {result.place.lesions:,} held-out lesions</h4><dl class="place">{bars}</dl>'
     )
 
 

@@ -60,9 +60,9 @@ class Browser:
 
     def js(self, expression: str) -> Any:
         """Return the value of an expression in the page."""
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)["result"].get(
-            "value"
-        )
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)[
+            "result"
+        ].get("value")
 
     def wait(self, expression: str, seconds: float = 60) -> Any:
         """Wait until an expression is true."""
@@ -110,7 +110,7 @@ def browsing(path: str, profile: Path) -> Iterator[Browser]:
     """Start a browser, and end it."""
     (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
     # Chromium reads from descriptor 3 and writes to descriptor 4.
-    script = 'exec "$0" "$@" 3<&%d 4>&%d' % (their_in, their_out)
+    script = f'exec "$0" "$@" 3<&{their_in} 4>&{their_out}'
     command = ["bash", "-c", script, path, *FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(command, pass_fds=(their_in, their_out), stderr=subprocess.DEVNULL)
     os.close(their_in)
