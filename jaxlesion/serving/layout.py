@@ -1,5 +1,6 @@
 """The page, in Gradio: what is on it, and what happens when an image is dropped."""
 
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -132,22 +133,26 @@ def _heading(examiner: Examiner) -> str:
 
 
 def _upload(gradio: ModuleType) -> Any:
-    """Return a field for files that gives their names and paths, and downloads nothing.
+    """Return a field for files that gives names and paths of uploaded files alone, and downloads nothing.
 
+    A mounted page takes any path that a request names (Gradio 6.31): here only files below `GRADIO_TEMP_DIR` are read.
     Methods of the one field are replaced: of a subclass, Gradio would write an interface beside this file.
     """
     field = gradio.File(file_count="multiple", label="Drop crops of lesions here", height=150, elem_id="drop")
-    move = field.async_move_resource_to_block_cache
+    move, folder = field.async_move_resource_to_block_cache, os.path.realpath(os.environ["GRADIO_TEMP_DIR"])
 
-    async def move_files_alone(url_or_file_path: str | Path | None) -> str | None:
-        if ADDRESS.match(str(url_or_file_path)):
-            raise gradio.Error("an address is no image: upload the file", print_exception=False)
-        return await move(url_or_file_path)
+    def check(path: object) -> str:
+        if ADDRESS.match(str(path)) or not os.path.realpath(str(path)).startswith(folder + os.sep):
+            raise gradio.Error("this is no uploaded file: drop it on the page", print_exception=False)
+        return str(path)
+
+    async def move_uploaded_alone(url_or_file_path: str | Path | None) -> str | None:
+        return await move(check(url_or_file_path))
 
     def names_and_paths(payload: Any) -> list[tuple[str, str]]:
-        return [(file.orig_name or Path(file.path).name, file.path) for file in payload or ()]
+        return [(file.orig_name or Path(file.path).name, check(file.path)) for file in payload or ()]
 
-    field.async_move_resource_to_block_cache = move_files_alone
+    field.async_move_resource_to_block_cache = move_uploaded_alone
     field.preprocess = names_and_paths
     field.example_payload = field.example_value = list  # Gradio's own are addresses elsewhere
     return field

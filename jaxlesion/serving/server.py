@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import os
-import re
 import signal
 import socket
 import tempfile
@@ -19,6 +18,7 @@ from jaxlesion.data.hdf5 import MAX_BYTES
 from jaxlesion.runtime.signals import Stopped
 from jaxlesion.serving import layout
 from jaxlesion.serving.examine import Examiner
+from jaxlesion.serving.guard import BODY, Guard
 from jaxlesion.serving.words import WARNING, row_of
 
 if TYPE_CHECKING:
@@ -26,25 +26,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 QUEUED = 64  # requests for JSON that wait; further ones get 503
-BODY = 128 * 2**20  # bytes of one request
-# What a browser may load for the page: nothing from elsewhere. Gradio's templates are computed in the browser.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; form-action 'self'"
-)
-HEADERS = {
-    "content-security-policy": POLICY,
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
-# Everything that the page needs of Gradio; its other routes (proxies, histories, recordings) are closed.
-OPEN = re.compile(
-    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|predict|healthz)/?|/(assets|static|svelte)/.*"
-    r"|/gradio_api/(info|config|queue/(join|data)|call/[\w/]+|upload|upload_progress|cancel|reset|app_id|theme\.css"
-    r"|startup-events|heartbeat/\w+)/?"
-)
-# Previews that index.html offers to other sites when somebody posts its address there.
-PREVIEWS = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*?/?>')
 QUIET = {
     **dict.fromkeys(("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "GRADIO_SHARE", "GRADIO_MCP_SERVER"), "False"),
     **dict.fromkeys(("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "DO_NOT_TRACK"), "1"),
@@ -162,7 +143,7 @@ def listen(app: "FastAPI", bound: socket.socket) -> None:
 def _add_service(app: "FastAPI", examiner: Examiner) -> None:
     """Add POST /predict, with images as files of a form, and GET /healthz."""
     from starlette.concurrency import run_in_threadpool
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse
 
     turn, waiting = asyncio.Semaphore(1), 0
@@ -174,14 +155,15 @@ def _add_service(app: "FastAPI", examiner: Examiner) -> None:
         nonlocal waiting
         if waiting >= QUEUED:
             return answer({"error": f"{QUEUED} requests are waiting: try again later"}, 503)
-        waiting += 1
+        waiting, results = waiting + 1, []
         try:
-            async with turn, request.form(max_files=layout.FILES, max_fields=0) as form:
-                results = []
+            async with request.form(max_files=layout.FILES, max_fields=0) as form, turn:
                 for file in form.getlist("image"):
                     data = await file.read(MAX_BYTES + 1)
                     result = await run_in_threadpool(examiner.examine, file.filename or "image", data)
                     results.append(row_of(examiner, result))
+        except ClientDisconnect:  # or the guard ended it
+            return answer({"error": f"the form is cut short, or over {BODY // 2**20} MiB"}, 413)
         finally:
             waiting -= 1
         if not results:
@@ -194,55 +176,3 @@ def _add_service(app: "FastAPI", examiner: Examiner) -> None:
 
     app.add_route("/predict", predict, methods=["POST"])
     app.add_route("/healthz", health, methods=["GET"])
-
-
-class Guard:
-    """Closes routes, refuses large bodies, and adds headers that keep the page to this machine (ASGI)."""
-
-    def __init__(self, app: Any):
-        self.app = app
-
-    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        if not OPEN.fullmatch(scope["path"]):
-            return await _refuse(send, 404, "there is no such page")
-        if int(dict(scope["headers"]).get(b"content-length", b"0") or 0) > BODY:
-            return await _refuse(send, 413, f"more than {BODY // 2**20} MiB at once")
-        page, start, body, got = scope["path"] == "/", None, b"", 0
-        if page:  # changed below, so not to be compressed
-            scope = scope | {"headers": [(k, v) for k, v in scope["headers"] if k != b"accept-encoding"]}
-
-        async def limited() -> dict[str, Any]:
-            nonlocal got
-            message = await receive()
-            got += len(message.get("body", b""))
-            return {"type": "http.disconnect"} if got > BODY else message  # of a body without its length
-
-        async def hardened(message: dict[str, Any]) -> None:
-            nonlocal start, body
-            if message["type"] == "http.response.start":
-                added = [(k.encode(), v.encode()) for k, v in HEADERS.items()]
-                if not scope["path"].startswith(("/assets/", "/static/")):
-                    added.append((b"cache-control", b"no-store"))
-                drop = {k for k, _ in added} | ({b"content-length"} if page else set())
-                kept = [(k, v) for k, v in message["headers"] if k.lower() not in drop]
-                start = message | {"headers": kept + added}
-                return None if page else await send(start)
-            if not page:
-                return await send(message)
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                body = PREVIEWS.sub(b"", body)
-                start["headers"].append((b"content-length", str(len(body)).encode()))
-                await send(start)
-                await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-            return None
-
-        return await self.app(scope, limited, hardened)
-
-
-async def _refuse(send: Callable, status: int, reason: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *((k.encode(), v.encode()) for k, v in HEADERS.items())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
