@@ -1,20 +1,18 @@
 """python -m jaxlesion.app: a page, or a JSON service, on this machine that examines crops of lesions."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from jaxlesion.core.config import Layout
-from jaxlesion.core.errors import InputError
 from jaxlesion.data.open import open_dataset
 from jaxlesion.data.schema import KEYS
 from jaxlesion.runs.released import describe, open_released
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.serving.examine import Examiner
-from jaxlesion.serving.reference import Neighbourhood
+from jaxlesion.serving.reference import neighbourhood
 from jaxlesion.serving.server import bind, import_gradio, is_loopback, make_app, run_server
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
@@ -55,40 +53,23 @@ def serve(config: AppConfig) -> None:
     Raises:
         InputError: whatever is wrong with run, data or address; or Gradio is not installed.
     """
-    gradio, bound = import_gradio(), bind(config.host, config.port)
+    gradio, bound, local = import_gradio(), bind(config.host, config.port), is_loopback(config.host)
     run = open_released() if config.run is None else Run.open(config.run)
-    say(describe(run) if config.run is None else f"{run.folder} predicts; for research, not a medical device")
     examiner = Examiner(run, config.checkpoint, config.fold, config.tta)
     table = config.data_dir and open_dataset(config.data_dir, config.split, config.data, columns=KEYS, say=say)
-    examiner.neighbourhood = _neighbourhood(run, config.neighbours)
-    start = time.perf_counter()
-    examiner.warm_up(say)
-    say(f"ready after {time.perf_counter() - start:.1f} s; an image takes {examiner.seconds():.2f} s")
-    if not is_loopback(config.host):
+    examiner.neighbourhood = neighbourhood(run, config.neighbours, say)
+    say(describe(run) if config.run is None else f"{run.folder} predicts; for research, not a medical device")
+    say(f"ready: an image takes {examiner.warm_up(say):.2f} s")
+    if not local:
         say(f"warning: anyone who reaches {config.host} can use this: there is no password and no encryption")
-    name = f"[{config.host}]" if ":" in config.host else config.host
-    url = f"http://{name}:{bound.getsockname()[1]}"
 
     def ready() -> None:
-        show(f"{url}/predict" if config.api else url)
+        name = f"[{config.host}]" if ":" in config.host else config.host
+        show(f"http://{name}:{bound.getsockname()[1]}{'/predict' if config.api else ''}")
         if examiner.neighbourhood is not None:
             examiner.neighbourhood.start(say)
 
-    run_server(lambda: make_app(gradio, examiner, table, api=config.api, local=is_loopback(config.host)), bound, ready)
-
-
-def _neighbourhood(run: Run, folder: Path | None) -> Neighbourhood | None:
-    """Return the training lesions that are at hand; None without them, unless they were asked for."""
-    own = None if run.released else run.config.data_dir
-    if folder is None and (own is None or not own.is_dir()):
-        return None
-    try:
-        return Neighbourhood(run, folder)
-    except InputError as e:
-        if folder is not None:
-            raise
-        say(f"no training lesions to compare with: {e}")
-        return None
+    run_server(lambda: make_app(gradio, examiner, table, api=config.api, local=local), bound, ready)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

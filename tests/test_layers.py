@@ -23,9 +23,10 @@ BELOW = {
     "boosting": "core data evaluation runs",
     "inference": "core data evaluation runs runtime model learning boosting",
     "reporting": "core data evaluation runs runtime model learning boosting inference",
+    "serving": "core data evaluation runs runtime model learning inference reporting",
     "training": "core data evaluation runs runtime model learning",
     "ui": "core data evaluation runs",
-    "": "core data evaluation runs runtime model learning boosting inference training reporting ui",
+    "": "core data evaluation runs runtime model learning boosting inference training reporting serving ui",
 }
 BATCH = "data.batch"  # the only module of `data` that `learning` may import
 
@@ -35,6 +36,7 @@ FORBIDDEN = dict.fromkeys(("core", "data", "evaluation", "runs", "boosting"), JA
     ("model", "learning"), HOST
 )
 LATE = {"tensorflow", "tensorflow_datasets", "sklearn", "cv2", "albumentations", "matplotlib", "lightgbm"}
+LATE |= {"gradio", "fastapi", "starlette", "uvicorn"}
 
 # Calls that may execute their input. numpy reads no pickles by default.
 UNSAFE = re.compile(

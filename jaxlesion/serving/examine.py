@@ -64,7 +64,7 @@ class Examiner:
     """
 
     def __init__(self, run: Run, which: Which = "last", fold: Members | None = None, tta: int = 1):
-        run.check_network("it examines no images")
+        run.check_network("the page is for networks")
         keep_compiled()
         self.run, self.tta, self.folds = run, tta, members_of(run, fold)
         restored = [restore_variables(run, each, which) for each in self.folds]
@@ -84,19 +84,17 @@ class Examiner:
         what = "the model of all rows" if alone else f"the mean of {len(self.folds)} folds"
         return f"{self.run.config.model.variant} of {self.run.folder.name}, {what}"
 
-    def warm_up(self, say: Callable[[str], None] = ignore) -> None:
-        """Compile everything, on an empty image."""
+    def warm_up(self, say: Callable[[str], None] = ignore) -> float:
+        """Compile everything, on an empty image; return the seconds that an image takes then."""
         size = self.run.config.data.image_size
-        for name, work in {"probabilities": self._views, "Grad-CAM": self._evidence}.items():
+        image, works = np.zeros((size, size, 3), np.uint8), {"probabilities": self._views, "Grad-CAM": self._evidence}
+        for name, work in works.items():
             say(f"compiling: {name}")
-            work(np.zeros((size, size, 3), np.uint8))
+            work(image)
         vouch()
-
-    def seconds(self) -> float:
-        """Measure how long an image takes, on an empty one."""
-        size, start = self.run.config.data.image_size, time.perf_counter()
-        self._views(np.zeros((size, size, 3), np.uint8))
-        self._evidence(np.zeros((size, size, 3), np.uint8))
+        start = time.perf_counter()
+        for work in works.values():
+            work(image)
         return time.perf_counter() - start
 
     def examine(self, name: str, data: bytes, label: int | None = None) -> Result:

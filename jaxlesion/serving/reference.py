@@ -209,6 +209,29 @@ class Neighbourhood:
         self.done += images
 
 
+def neighbourhood(run: Run, data_dir: Path | None, say: Callable[[str], None] = ignore) -> Neighbourhood | None:
+    """Return the training lesions that are at hand, not yet embedded; None without them.
+
+    Args:
+        run: of a network.
+        data_dir: where they lie; None for where they lay in training, and then nothing about them is an error.
+        say: called with what is wrong with them.
+
+    Raises:
+        InputError: `data_dir` is given, and something is wrong with it.
+    """
+    own = None if run.released else run.config.data_dir
+    if data_dir is None and (own is None or not own.is_dir()):
+        return None
+    try:
+        return Neighbourhood(run, data_dir)
+    except InputError as e:
+        if data_dir is not None:
+            raise
+        say(f"no training lesions to compare with: {e}")
+        return None
+
+
 def batch_of(images: np.ndarray) -> Batch:
     """Return images, uint8 [b, h, w, 3], as a batch without labels."""
     n = len(images)
