@@ -1,6 +1,7 @@
 """Pages and services of the tiny run, served in this process by threads."""
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,33 @@ from jaxlesion.runs.store import Run
 from jaxlesion.serving.examine import Examiner
 from jaxlesion.serving.reference import Neighbourhood
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost", None)
 pytest.importorskip("gradio", reason="the page needs Gradio")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[list[object]]:
+    """Refuse every connection and name that is not this machine's; at the end there has been none."""
+    asked, connect, look_up = [], socket.socket.connect, socket.getaddrinfo
+
+    def refuse(host: object) -> None:
+        if host not in LOOPBACK:
+            asked.append(host)
+            raise OSError(f"a test reaches for {host}")
+
+    def guarded(self: socket.socket, address: object) -> None:
+        refuse(address[0] if isinstance(address, tuple) else "localhost")  # a path is of this machine
+        connect(self, address)
+
+    def looked_up(host: object, *rest: object, **more: object) -> list:
+        refuse(host)
+        return look_up(host, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(socket.socket, "connect", guarded)
+        patched.setattr(socket, "getaddrinfo", looked_up)
+        yield asked
+    assert not asked
 
 
 @pytest.fixture(scope="session")

@@ -265,6 +265,7 @@ runpy.run_module("jaxlesion.app", run_name="__main__")
 """
 
 
+@pytest.mark.extra
 def test_a_program_without_a_network_serves_and_leaves_no_file(tiny_run, crops, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     command = [sys.executable, "-c", BLOCKED, "--run", str(tiny_run), "--port", "0"]
