@@ -81,8 +81,8 @@ class Examiner:
     def title(self) -> str:
         """Say what predicts."""
         alone = self.folds == [ALL_ROWS]
-        what = "the model of all rows" if alone else f"the mean of {len(self.folds)} folds"
-        return f"{self.run.config.model.variant} of {self.run.folder.name}, {what}"
+        what = "model of all rows" if alone else f"mean of {len(self.folds)} folds"
+        return f"{self.run.config.model.variant}, run {self.run.folder.name}, {what}"
 
     def warm_up(self, say: Callable[[str], None] = ignore) -> float:
         """Compile everything, on an empty image; return the seconds that an image takes then."""

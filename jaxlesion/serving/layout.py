@@ -127,8 +127,8 @@ def _line(text: str) -> str:
 
 def _heading(examiner: Examiner) -> str:
     return (
-        "<h1>jaxlesion</h1><p>A probability of malignancy for crops of skin lesions, "
-        f"by {safe(examiner.title)}. Images stay on this machine, and are deleted within minutes.</p>"
+        "<h1>jaxlesion</h1><p>A probability of malignancy for crops of skin lesions. Network: "
+        f"{safe(examiner.title)}. Images stay on this machine, and are deleted within minutes.</p>"
     )
 
 

@@ -117,7 +117,7 @@ def card(examiner: Examiner, result: Result) -> str:
     known = "" if result.label is None else f'<span class="label">in the table: {CLASSES[result.label]}</span>'
     headline = result.probability if result.calibrated is None else result.calibrated
     kind = "uncorrected" if result.calibrated is None else f"calibrated; uncorrected {result.probability:.4f}"
-    pictures = [("as the network sees it", result.pixels), ("Grad-CAM: evidence for malignant", overlay(result))]
+    pictures = [("as the network sees it", result.pixels), ("Grad-CAM: evidence for malignancy", overlay(result))]
     figures = "".join(
         f'<figure><img src="{data_uri(image)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
         for caption, image in pictures
@@ -129,7 +129,7 @@ def card(examiner: Examiner, result: Result) -> str:
     return (
         f'<article class="lesion"><header><h3>{safe(result.name)}</h3>{known}{unlike}</header>'
         f'<div class="pictures">{figures}</div><div class="numbers">'
-        f'<p class="probability"><strong>{percent(headline)}</strong> probability of malignant<br><small>{kind}</small>'
+        f'<p class="probability"><strong>{percent(headline)}</strong> probability of malignancy<br><small>{kind}</small>'
         f"</p>{_views(result, headline)}{_place(result)}</div>{_neighbours(result)}"
         f'<ul class="notes">{notes}</ul></article>'
     )
@@ -172,9 +172,7 @@ def _place(result: Result) -> str:
         f"<span>{percent(share)}</span></dd>"
         for name, share in zip(CLASSES, result.place[:2], strict=True)
     )
-    return (
-        f'<h4>Higher than these shares of {result.place.lesions:,} held-out lesions</h4><dl class="place">{bars}</dl>'
-    )
+    return f'<h4>Above these shares of {result.place.lesions:,} held-out lesions</h4><dl class="place">{bars}</dl>'
 
 
 def _neighbours(result: Result) -> str:

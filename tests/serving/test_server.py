@@ -1,6 +1,7 @@
 """The page and the JSON service over HTTP: results, refusals, limits, and nothing that leaves the machine."""
 
 import base64
+import contextlib
 import csv
 import html
 import http.client
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import uuid
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -204,26 +206,21 @@ def load(url: str, crops, requests: int, clients: int = 8) -> None:
     contents = [path.read_bytes() for path in crops]
     expected = [httpx.post(f"{url}/predict", files={"image": content}).json()["results"][0] for content in contents]
 
-    def ask(k: int) -> None:
-        at = k % len(contents)
-        answer = httpx.post(f"{url}/predict", files={"image": (f"{k}.jpg", contents[at])}, timeout=120).json()
-        assert answer["results"][0]["image"] == f"{k}.jpg"
-        assert answer["results"][0]["probability"] == expected[at]["probability"]
+    def ask(first: int) -> int:
+        with httpx.Client(timeout=120) as client:
+            for k in range(first, requests, clients):
+                at = k % len(contents)
+                answer = client.post(f"{url}/predict", files={"image": (f"{k}.jpg", contents[at])}).json()
+                assert answer["results"][0]["image"] == f"{k}.jpg"
+                assert answer["results"][0]["probability"] == expected[at]["probability"]
+        return len(range(first, requests, clients))
 
     with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(ask, range(requests)))
+        assert sum(pool.map(ask, range(clients))) == requests
 
 
 def test_eight_clients_lose_no_answer(service, crops):
     load(service, crops, 48)
-
-
-@pytest.mark.extra
-def test_memory_stays_flat_under_load(service, crops):
-    load(service, crops, 200)
-    before = psutil.Process().memory_info().rss
-    load(service, crops, 1_000)
-    assert psutil.Process().memory_info().rss - before < 64 * 2**20
 
 
 def test_a_full_queue_is_said(service, crops, monkeypatch):
@@ -265,24 +262,42 @@ runpy.run_module("jaxlesion.app", run_name="__main__")
 """
 
 
-@pytest.mark.extra
-def test_a_program_without_a_network_serves_and_leaves_no_file(tiny_run, crops, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    command = [sys.executable, "-c", BLOCKED, "--run", str(tiny_run), "--port", "0"]
+@contextlib.contextmanager
+def program(run, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Start the command where it can reach this machine alone; yield its address and process, and end it."""
+    command = [sys.executable, "-c", BLOCKED, "--run", str(run), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             url = process.stdout.readline().strip()
             assert url.startswith("http://127.0.0.1:"), process.stderr.read()
-            status, _ = Page(url).drop({"a.jpg": crops[0].read_bytes()})
-            assert rows_of(status)[0]["probability"]
-            assert list(tmp_path.rglob("a.jpg"))
+            yield url, process
         finally:
             process.terminate()
+
+
+@pytest.mark.extra
+def test_a_program_without_a_network_serves_and_leaves_no_file(tiny_run, crops, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with program(tiny_run) as (url, process):
+        status, _ = Page(url).drop({"a.jpg": crops[0].read_bytes()})
+        assert rows_of(status)[0]["probability"]
+        assert list(tmp_path.rglob("a.jpg"))
+        process.terminate()
         said = process.stderr.read()
     assert process.returncode == 143
     assert not re.search("CONNECTED|LOOKED UP|Traceback|error", said), said
     assert "predicts" in said
     assert not list(tmp_path.glob("jaxlesion-page-*"))
+
+
+@pytest.mark.extra
+def test_memory_stays_flat_under_load(tiny_run, crops):
+    with program(tiny_run, "--api") as (url, process):
+        url, memory = url.removesuffix("/predict"), psutil.Process(process.pid).memory_info
+        load(url, crops, 200)
+        before = memory().rss
+        load(url, crops, 1_000)
+        assert memory().rss - before < 64 * 2**20
 
 
 def test_pictures_are_whole(examiner, crops):
