@@ -1,13 +1,14 @@
 """The server: the page or the JSON service, within limits, for this machine alone unless told otherwise."""
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -112,13 +113,24 @@ def run_server(make: Callable[[], "FastAPI"], bound: socket.socket, ready: Calla
         bound: socket to listen at.
         ready: called when it is about to listen.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)  # uvicorn ends, and raises the signal again: the folder goes first
-    with tempfile.TemporaryDirectory(prefix="jaxlesion-page-") as folder:
+    with _ending_by_signals(), tempfile.TemporaryDirectory(prefix="jaxlesion-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         app = make()
         ready()
         listen(app, bound)
+
+
+@contextlib.contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """Let SIGTERM end the context as an exception: uvicorn raises it again, and folders are to be removed first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

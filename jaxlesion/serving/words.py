@@ -129,8 +129,8 @@ def card(examiner: Examiner, result: Result) -> str:
     return (
         f'<article class="lesion"><header><h3>{safe(result.name)}</h3>{known}{unlike}</header>'
         f'<div class="pictures">{figures}</div><div class="numbers">'
-        f'<p class="probability"><strong>{percent(headline)}</strong> probability of malignancy<br><small>{kind}</small>'
-        f"</p>{_views(result, headline)}{_place(result)}</div>{_neighbours(result)}"
+        f'<p class="probability"><strong>{percent(headline)}</strong> probability of malignancy<br>'
+        f"<small>{kind}</small></p>{_views(result, headline)}{_place(result)}</div>{_neighbours(result)}"
         f'<ul class="notes">{notes}</ul></article>'
     )
 
