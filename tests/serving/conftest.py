@@ -18,9 +18,9 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost", None)
 pytest.importorskip("gradio", reason="the page needs Gradio")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def no_network() -> Iterator[list[object]]:
-    """Refuse every connection and name that is not this machine's; at the end there has been none."""
+    """Refuse every connection and name that is not this machine's during a test; at its end there has been none."""
     asked, connect, look_up = [], socket.socket.connect, socket.getaddrinfo
 
     def refuse(host: object) -> None:
