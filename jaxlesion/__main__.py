@@ -16,6 +16,7 @@ COMMANDS = {  # in the order in which they are needed
     "evaluate": "compute metrics of a run or of predictions, with intervals",
     "report": "write a page and a model card of a run",
     "predict": "predict new lesions",
+    "app": "open a page on this machine that examines crops, or answer in JSON",
     "outliers": "measure how unlike a lesion is to its patient's others",
     "duplicates": "find images that are there twice",
     "export": "write a network for other programs",

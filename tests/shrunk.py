@@ -119,7 +119,7 @@ def main(name: str, *words: str) -> int:
     if words[0] == "-m" or words[0].startswith("experiments/"):
         words = shrink([name, *words])[1:]
         words[0] = words[0] if words[0] == "-m" else str(ROOT / words[0])
-    return subprocess.run([sys.executable, *words]).returncode
+    os.execv(sys.executable, [sys.executable, *words])  # so that a signal reaches the command itself
 
 
 if __name__ == "__main__":

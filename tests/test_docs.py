@@ -66,7 +66,9 @@ def with_any(wanted: str) -> list[Path]:
 
 @pytest.mark.parametrize("page", with_any("package"), ids=lambda page: page.name)
 def test_commands_run(page, demo, tmp_path, monkeypatch):
-    """One after the other, in one folder."""
+    """One after the other, in one folder; the page is built, and not waited for."""
+    monkeypatch.setattr("jaxlesion.serving.server.listen", lambda app, bound: bound.close())
+    monkeypatch.setattr("jaxlesion.serving.examine.Examiner.warm_up", lambda *_: 0.0)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(demo, "isic-2024-challenge")
     with open_images(demo / "train-image.hdf5") as images:
@@ -88,6 +90,8 @@ def test_commands_run(page, demo, tmp_path, monkeypatch):
 def run_shell(demo, tmp_path, monkeypatch):
     """A function that runs shell in a folder beside the data, with the stand-ins on PATH."""
     (tmp_path / "isic-2024-challenge").symlink_to(demo)
+    with open_images(demo / "test-image.hdf5") as images:
+        (tmp_path / "lesion.jpg").write_bytes(images.read(next(iter(images.ids))))
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("python", *LAUNCHERS):

@@ -24,9 +24,10 @@ BELOW = {
     "inference": "core data evaluation runs runtime model learning boosting",
     "reporting": "core data evaluation runs runtime model learning boosting inference",
     "exporting": "core data evaluation runs runtime model learning inference",
+    "serving": "core data evaluation runs runtime model learning inference reporting",
     "training": "core data evaluation runs runtime model learning",
     "ui": "core data evaluation runs",
-    "": "core data evaluation runs runtime model learning boosting inference training reporting exporting ui",
+    "": "core data evaluation runs runtime model learning boosting inference training reporting exporting serving ui",
 }
 BATCH = "data.batch"  # the only module of `data` that `learning` may import
 
@@ -35,19 +36,8 @@ HOST = {"tensorflow", "tensorflow_datasets", "pandas", "sklearn", "cv2", "albume
 FORBIDDEN = dict.fromkeys(("core", "data", "evaluation", "runs", "boosting"), JAX) | dict.fromkeys(
     ("model", "learning"), HOST
 )
-LATE = {
-    "tensorflow",
-    "tensorflow_datasets",
-    "sklearn",
-    "cv2",
-    "albumentations",
-    "matplotlib",
-    "lightgbm",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "tensorboardX",
-}
+LATE = {"tensorflow", "tensorflow_datasets", "sklearn", "cv2", "albumentations", "matplotlib", "lightgbm"}
+LATE |= {"onnx", "onnxruntime", "openvino", "tensorboardX", "gradio", "fastapi", "starlette", "uvicorn"}
 
 # Calls that may execute their input. numpy reads no pickles by default.
 UNSAFE = re.compile(

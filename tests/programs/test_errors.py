@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from errors import experts, exports, images, options, predictions, runs, tables
+from errors import experts, exports, images, options, predictions, runs, serving, tables
 from errors.case import RUN_STAYS, contents, workplace
 
 from jaxlesion.core.fields import flag
@@ -25,9 +25,9 @@ lie in, `...` for a reason that another library gives.
 This file is made by `python tests/programs/test_errors.py --write` from the mistakes that the tests make.
 """
 
-CASES_OF = (
-    tables.GROUPS | images.GROUPS | options.GROUPS | runs.GROUPS | predictions.GROUPS | experts.GROUPS | exports.GROUPS
-)
+CASES_OF = {}
+for module in (tables, images, options, runs, predictions, experts, exports, serving):
+    CASES_OF |= module.GROUPS
 TITLES = (
     "The table of lesions",
     "Folds",
@@ -43,6 +43,7 @@ TITLES = (
     "Export",
     "Duplicates",
     "Report",
+    "The page",
 )  # in the order of the document
 GROUPS = {title: CASES_OF[title] for title in TITLES}
 CASES = [case for cases in CASES_OF.values() for case in cases]

@@ -1,0 +1,1 @@
+"""A local page and a JSON service that examine lesions one at a time."""
