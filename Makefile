@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help train test ci-extra chaos lint clean
+.PHONY: help train test ci-extra timm chaos lint clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,6 +23,10 @@ test: $(VENV)/installed  ## install, then run the test suite
 
 ci-extra: $(VENV)/installed  ## the longer tests: every table of the paper, shrunk, on drawn lesions
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m extra $(ARGS)
+
+timm: $(VENV)/installed  ## install timm and torch, which a few of the longer tests compare with
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps timm
 
 chaos: $(VENV)/installed  ## kill runs and change files at random, N of each, 100 N mutants: make chaos N=100
 	CHAOS=$(or $(N),100) $(BIN)/python -m pytest -m extra --numprocesses 2 --dist loadfile -rP tests/programs/test_chaos.py tests/learning/test_checkpoint.py tests/programs/test_hostile.py $(ARGS)

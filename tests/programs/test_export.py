@@ -98,6 +98,7 @@ def test_timms_folder_is_read_back(timm_folder):
     assert (timm_folder / "README.md").read_text().startswith("---\nlicense: apache-2.0\n")
 
 
+@pytest.mark.extra
 @pytest.mark.b1
 def test_timm_opens_it_with_equal_logits(timm_folder):
     if not (find_spec("timm") and find_spec("torch")):
