@@ -179,7 +179,7 @@ def _train_fold(run: Run, lesions: pd.DataFrame, inputs: Features, schema: Schem
         members = []
         draws = [training_rows(lesions, fold, config.sampling, seed, draw) for draw in range(config.trees.bag)]
         title = f"fold {fold}: {config.trees.bag} x {config.trees.trees} trees on {len(draws[0]):,} rows"
-        with hooks.progress(title, config.trees.bag * config.trees.trees) as meter:
+        with hooks.progress(title, config.trees.bag * config.trees.trees, images=0) as meter:
             for number, rows in enumerate(draws):
                 own = int(np.random.SeedSequence((seed, fold, number)).generate_state(1)[0])
                 members.append(fit_member(inputs, rows, target, config.trees, own, meter.advance))
