@@ -64,9 +64,8 @@ def stacked(folder: Path, runs: tuple[Path, ...], method: str) -> Run:
     return fit_stack(StackConfig(runs, method, run_dir=folder), say)[0]
 
 
-def table_of(runs: dict[str, Run], resamples: int) -> str:
-    """Return a table of the runs' metrics, and of their differences to the first with intervals by patient."""
-    predictions = {name: read_predictions(run.folder / "oof.csv") for name, run in runs.items()}
+def table_of(predictions: dict[str, pd.DataFrame], resamples: int) -> str:
+    """Return a table of metrics, and of their differences to the first, with intervals by patient."""
     first = next(iter(predictions))
     rows = []
     for name, table in predictions.items():
@@ -128,7 +127,8 @@ def run() -> None:
     hospitals = pd.read_csv(options.data_dir / "train-metadata.csv", usecols=["attribution"])["attribution"].nunique()
     folds = FoldsConfig(stratify=True) if options.by == "patients" else FoldsConfig(hospitals, "attribution")
     runs = both(options) if options.images else choices(options, folds)
-    text = table_of(runs, options.bootstrap)
+    predictions = {name: read_predictions(run.folder / "oof.csv") for name, run in runs.items()}
+    text = table_of(predictions, options.bootstrap)
     path = options.out / f"metadata-{options.by}.md"
     write_atomic(path, text + "\n")
     say(text)

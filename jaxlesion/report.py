@@ -13,7 +13,7 @@ from jaxlesion.evaluation.summary import EvalOptions
 from jaxlesion.reporting.page import page_context, render
 from jaxlesion.reporting.source import read_source
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import progress
+from jaxlesion.ui.console import ProgressBar, progress
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 from jaxlesion.ui.outputs import check_outputs
@@ -59,7 +59,7 @@ def report(config: ReportConfig) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"{out} cannot be made ({e.strerror}): give another --out") from None
-    context = page_context(source, config.bootstrap, config.data_name)
+    context = page_context(source, config.bootstrap, config.data_name, ProgressBar)
     for name, picture in context["pictures"].content.items():
         write_atomic(out / f"{name}.png", picture)
     for name in PAGES:

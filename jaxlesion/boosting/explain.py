@@ -15,7 +15,7 @@ from jaxlesion.boosting.measures import topic
 from jaxlesion.boosting.predict import folds_features
 from jaxlesion.boosting.train import held_out_logits
 from jaxlesion.boosting.trees import contributions, log_odds
-from jaxlesion.core.hooks import ignore
+from jaxlesion.core.hooks import Meter
 from jaxlesion.evaluation.bootstrap import LEVEL
 from jaxlesion.evaluation.crossfold import auc_influence, rank_within_folds
 from jaxlesion.evaluation.intervals import FEWEST_MALIGNANT
@@ -30,6 +30,11 @@ SHOWN = 8  # features whose partial dependence is drawn
 REASONS = 5  # features named for one lesion
 BENIGN = 5_000  # held-out rows at most, beside all malignant ones, that features are shuffled in
 SAMPLE = 500  # held-out rows that partial dependence and contributions are averaged over
+
+
+Folds = dict[int, tuple[Features, list]]
+Change = Callable[[int, Features, np.ndarray], np.ndarray]
+Tick = Callable[[int], object]  # called with 1 after each prediction by a bag
 
 
 class Importance(NamedTuple):
@@ -68,16 +73,14 @@ def groups_of(names: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
-def explain(
-    run: Run, lesions: pd.DataFrame, table: pd.DataFrame, tick: Callable[[int], object] = ignore
-) -> Explanation:
+def explain(run: Run, lesions: pd.DataFrame, table: pd.DataFrame, progress: type[Meter] = Meter) -> Explanation:
     """Explain the trees of a run by the rows that its folds held out.
 
     Args:
         run: of trees.
         lesions: of the run, with folds and all columns.
         table: its out-of-fold predictions.
-        tick: called with 1 after each group of features.
+        progress: makes a meter of the bags' predictions.
     """
     folds = sorted(table["fold"].unique().tolist())
     each = folds_features(run, lesions, folds, held_out_logits(run, lesions), run.folder)
@@ -85,7 +88,18 @@ def explain(
     held = lesions.iloc[rows].reset_index(drop=True)
     found = {fold: (replace(inputs, values=inputs.values[rows]), members) for fold, inputs, members in each}
     of_fold = held["fold"].to_numpy()
-    importance = _importance(held, found, of_fold, tick)
+    groups = groups_of(next(iter(found.values()))[0].names)
+    predictions = len(found) * (1 + len(groups) * REPEATS + 1 + SHOWN)
+    with progress("explaining the trees", predictions, images=0) as meter:
+        importance = _importance(held, found, of_fold, groups, meter.advance)
+        strength = _strength(found, of_fold, meter.advance)
+        numbers = [name for name in strength if all(_is_number(inputs, name) for inputs, _ in found.values())]
+        courses = [_course(name, found, of_fold, meter.advance) for name in numbers[:SHOWN]]
+    return Explanation(importance, strength, courses)
+
+
+def _strength(found: Folds, of_fold: np.ndarray, tick: Tick) -> dict[str, float]:
+    """Return the mean absolute contribution of each feature, the largest first."""
     strength: dict[str, list[float]] = {}
     for fold, (inputs, members) in found.items():
         rows = _some(np.flatnonzero(of_fold == fold), SAMPLE // len(found))
@@ -93,10 +107,8 @@ def explain(
             inputs.names, np.abs(contributions(members, inputs.values[rows]))[:, :-1].mean(0), strict=True
         ):
             strength.setdefault(name, []).append(float(share))
-    ordered = dict(sorted(((n, sum(v) / len(found)) for n, v in strength.items()), key=lambda item: -item[1]))
-    numbers = [name for name in ordered if all(_is_number(inputs, name) for inputs, _ in found.values())]
-    courses = [_course(name, found, of_fold) for name in numbers[:SHOWN]]
-    return Explanation(importance, ordered, courses)
+        tick(1)
+    return dict(sorted(((n, sum(v) / len(found)) for n, v in strength.items()), key=lambda item: -item[1]))
 
 
 def _to_shuffle(lesions: pd.DataFrame, folds: Sequence[int]) -> np.ndarray:
@@ -118,36 +130,30 @@ def _some(rows: np.ndarray, most: int) -> np.ndarray:
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
-Folds = dict[int, tuple[Features, list]]
-Change = Callable[[int, Features, np.ndarray], np.ndarray]
-
-
-def _predict(found: Folds, of_fold: np.ndarray, change: Change) -> np.ndarray:
+def _predict(found: Folds, of_fold: np.ndarray, change: Change, tick: Tick) -> np.ndarray:
     """Predict each fold's held-out rows from changed features; return [n]."""
     prediction = np.full(len(of_fold), np.nan)
     for fold, (inputs, members) in found.items():
         rows = np.flatnonzero(of_fold == fold)
         prediction[rows] = expit(log_odds(members, change(fold, inputs, inputs.values[rows].copy())))
+        tick(1)
     return prediction
 
 
 def _importance(
-    held: pd.DataFrame, found: Folds, of_fold: np.ndarray, tick: Callable[[int], object]
+    held: pd.DataFrame, found: Folds, of_fold: np.ndarray, groups: dict[str, list[int]], tick: Tick
 ) -> list[Importance]:
     target, patient = held["target"].to_numpy(), patients_of(held)
-    own = rank_within_folds(target, _predict(found, of_fold, lambda fold, inputs, values: values), of_fold)
+    own = rank_within_folds(target, _predict(found, of_fold, lambda fold, inputs, values: values, tick), of_fold)
     if own is None or not 0 < target.sum() < len(target):
         return []
     importance = []
-    for number, (group, features) in enumerate(groups_of(next(iter(found.values()))[0].names).items()):
-        shuffled = [
-            rank_within_folds(target, _predict(found, of_fold, partial(_shuffle, group, (number, repeat))), of_fold)
-            for repeat in range(REPEATS)
-        ]
+    for number, (group, features) in enumerate(groups.items()):
+        changes = [partial(_shuffle, group, (number, repeat)) for repeat in range(REPEATS)]
+        shuffled = [rank_within_folds(target, _predict(found, of_fold, change, tick), of_fold) for change in changes]
         loss, half = _loss(target, own, shuffled, patient)
         limits = (None, None) if half is None else (loss - half, loss + half)
         importance.append(Importance(group, len(features), loss, *limits))
-        tick(1)
     return sorted(importance, key=lambda one: -one.loss)
 
 
@@ -177,7 +183,7 @@ def _loss(
     return loss, float(t.ppf((1 + LEVEL) / 2, malignant - 1) * error)
 
 
-def _course(name: str, found: Folds, of_fold: np.ndarray) -> Course:
+def _course(name: str, found: Folds, of_fold: np.ndarray, tick: Tick) -> Course:
     """Average the folds' partial dependence, between the 1st and the 99th percentile of held-out values."""
     values = np.concatenate(
         [inputs.values[of_fold == fold, inputs.names.index(name)] for fold, (inputs, _) in found.items()]
@@ -190,6 +196,7 @@ def _course(name: str, found: Folds, of_fold: np.ndarray) -> Course:
         changed = np.tile(rows, (len(at), 1))
         changed[:, inputs.names.index(name)] = np.repeat(at, len(rows))
         curves.append(expit(log_odds(members, changed)).reshape(len(at), len(rows)).mean(1))
+        tick(1)
     return Course(name, at, np.mean(curves, axis=0))
 
 

@@ -37,6 +37,7 @@ from jaxlesion.runs.selection import choose_folds
 from jaxlesion.runs.store import Run, check_free, model_name
 
 FEATURES = "features.json"
+DIGESTS = "sha256"  # in FEATURES: of each member's file; earlier versions wrote none
 CLOSEST = 1e-7  # of a probability to 0 or 1, before its logit is taken
 
 
@@ -178,12 +179,12 @@ def _train_fold(run: Run, lesions: pd.DataFrame, inputs: Features, schema: Schem
         members = []
         draws = [training_rows(lesions, fold, config.sampling, seed, draw) for draw in range(config.trees.bag)]
         title = f"fold {fold}: {config.trees.bag} x {config.trees.trees} trees on {len(draws[0]):,} rows"
-        with hooks.progress(title, config.trees.bag * config.trees.trees) as meter:
+        with hooks.progress(title, config.trees.bag * config.trees.trees, images=0) as meter:
             for number, rows in enumerate(draws):
                 own = int(np.random.SeedSequence((seed, fold, number)).generate_state(1)[0])
                 members.append(fit_member(inputs, rows, target, config.trees, own, meter.advance))
-        write_members(folder.folder, members)
-        write_atomic(folder.folder / FEATURES, json.dumps(schema.to_json(), indent=2) + "\n")
+        record = schema.to_json() | {DIGESTS: write_members(folder.folder, members)}
+        write_atomic(folder.folder / FEATURES, json.dumps(record, indent=2) + "\n")
         held = np.flatnonzero(lesions["fold"].to_numpy() == fold)
         prediction = expit(log_odds(members, inputs.values[held]))
         name = model_name(fold, config.trees.trees)
@@ -195,7 +196,10 @@ def read_fold(run: Run, fold: int) -> tuple[Schema, Callable[[Features], list[An
     folder = run.fold(fold).folder
     path = folder / FEATURES
     try:
-        schema = schema_from_json(json.loads(path.read_text()), path)
+        record = json.loads(path.read_text())
     except (OSError, ValueError) as e:
         raise InputError(f"{path}: not readable as JSON ({e}); put back what training wrote") from None
-    return schema, lambda inputs: read_members(folder, run.config.trees.bag, inputs.names)
+    schema, digests = schema_from_json(record, path), record.get(DIGESTS)
+    if not isinstance(digests, dict | None):
+        raise InputError(f"{path}: holds no digests of trees; put back what training wrote")
+    return schema, lambda inputs: read_members(folder, run.config.trees.bag, inputs.names, digests)

@@ -1,7 +1,8 @@
 """A bag of gradient-boosted trees by LightGBM (Ke et al. 2017), and its files: text, never a pickle."""
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 from jaxlesion.boosting.features import Features
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.experts import TreesConfig
-from jaxlesion.core.files import write_atomic
+from jaxlesion.core.files import sha256, write_atomic
 from jaxlesion.core.hooks import ignore
 
 if TYPE_CHECKING:
@@ -98,21 +99,38 @@ def log_odds(members: Sequence["Booster"], values: np.ndarray) -> np.ndarray:
     return np.mean([member.predict(values, raw_score=True, num_threads=threads) for member in members], axis=0)
 
 
-def write_members(folder: Path, members: Sequence["Booster"]) -> None:
-    """Write a bag, a text file for each member."""
+def write_members(folder: Path, members: Sequence["Booster"]) -> dict[str, str]:
+    """Write a bag, a text file for each member; return the SHA-256 of each by its name."""
+    digests = {}
     for number, member in enumerate(members):
-        write_atomic(folder / MEMBER.format(number), member.model_to_string())
+        name, content = MEMBER.format(number), member.model_to_string().encode()
+        write_atomic(folder / name, content)
+        digests[name] = hashlib.sha256(content).hexdigest()
+    return digests
 
 
-def read_members(folder: Path, count: int, names: Sequence[str]) -> list["Booster"]:
+def read_members(
+    folder: Path, count: int, names: Sequence[str], digests: Mapping[str, str] | None = None
+) -> list["Booster"]:
     """Read a bag.
 
+    Args:
+        folder: of the fold.
+        count: members of the bag.
+        names: of the features.
+        digests: from `write_members`; None where an earlier version kept none.
+
     Raises:
-        InputError: a file is missing or damaged, or of other features.
+        InputError: a file is missing, damaged or changed, or of other features.
     """
     lgb, members = lightgbm(), []
     for number in range(count):
         path = folder / MEMBER.format(number)
+        if digests is not None and path.is_file() and digests.get(path.name) != sha256(path):
+            raise InputError(
+                f"{path}: its SHA-256 is not the one in features.json: put back what training wrote, or delete "
+                f"{folder} and train the fold again"
+            )
         try:
             text = path.read_text()
             if not text.startswith("tree\n") or "end of trees" not in text:

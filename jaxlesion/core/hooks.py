@@ -13,7 +13,7 @@ class Meter:
         title: what is being done.
         steps: how many there are.
         start: how many are done already.
-        images: per step.
+        images: per step; 0 where the work is on none.
     """
 
     def __init__(self, title: str, steps: int, start: int = 0, images: int = 1):

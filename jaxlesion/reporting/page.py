@@ -9,6 +9,7 @@ import jinja2
 
 from jaxlesion.boosting.explain import reasons
 from jaxlesion.core.fields import to_dict
+from jaxlesion.core.hooks import Meter
 from jaxlesion.data.folds import training_rows
 from jaxlesion.data.leaks import telling_columns
 from jaxlesion.evaluation.bootstrap import LEVEL
@@ -49,13 +50,16 @@ SECTIONS = {  # by their ids
 STRONGEST = 20  # features in the table
 
 
-def page_context(source: Source, resamples: int, data_name: str | None) -> dict[str, Any]:
+def page_context(
+    source: Source, resamples: int, data_name: str | None, progress: type[Meter] = Meter
+) -> dict[str, Any]:
     """Draw the pictures, and return all that the templates are filled with.
 
     Args:
         source: of the report.
         resamples: for the intervals.
         data_name: the data's name in the report; None for that of their folder.
+        progress: makes the meter of longer work.
     """
     pictures = Pictures()
     draw_curves(source, pictures)
@@ -66,7 +70,7 @@ def page_context(source: Source, resamples: int, data_name: str | None) -> dict[
     if run.kind == "network":
         draw_training(source, pictures)
         draw_augmentation(source, pictures)
-    explanation = draw_explanation(source, pictures) if run.kind == "tabular" else None
+    explanation = draw_explanation(source, pictures, progress) if run.kind == "tabular" else None
     mistakes = find_mistakes(source, calibrated)
     if run.kind == "network":
         draw_mistakes(source, pictures, mistakes)

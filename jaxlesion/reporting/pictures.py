@@ -12,6 +12,7 @@ import pandas as pd
 
 from jaxlesion.boosting.explain import Explanation, explain
 from jaxlesion.core.errors import InputError
+from jaxlesion.core.hooks import Meter
 from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.data.batches import Batches, open_batches
 from jaxlesion.evaluation.clinic import (
@@ -73,9 +74,9 @@ def draw_training(source: Source, pictures: Pictures) -> None:
     pictures.add("learning_curves", plots.learning_curves({k: source.run.fold(k).metrics() for k in source.folds}))
 
 
-def draw_explanation(source: Source, pictures: Pictures) -> Explanation:
+def draw_explanation(source: Source, pictures: Pictures, progress: type[Meter]) -> Explanation:
     """Draw what the trees of a run rest on, and return it."""
-    found = explain(source.run, source.lesions, source.table)
+    found = explain(source.run, source.lesions, source.table, progress)
     if found.importance:
         pictures.add("importance", plots.importance(found.importance))
     else:

@@ -55,7 +55,8 @@ class ProgressBar(Meter):
     def tick(self, loss: float | None = None, steps: int = 1) -> None:
         """Count some steps and show how far it is."""
         super().tick(loss, steps)
-        note = f"{self.rate:.1f} img/s" if loss is None else f"loss {loss:.4f}  {self.rate:.1f} img/s"
+        parts = [f"loss {loss:.4f}"] if loss is not None else []
+        note = "  ".join([*parts, f"{self.rate:.1f} img/s"] if self.images else parts)
         self.bar.update(self.task, completed=self.done, note=note)
         if not notes.is_terminal and time.monotonic() - self.printed > LOG_SECONDS:
             self.printed = time.monotonic()

@@ -4,6 +4,7 @@ import pytest
 from jaxlesion.boosting.explain import COMPARED, explain, groups_of, reasons
 from jaxlesion.boosting.predict import folds_features
 from jaxlesion.boosting.trees import log_odds
+from jaxlesion.core.hooks import Meter
 from jaxlesion.data.predictions import read_predictions
 from jaxlesion.runs.store import Run
 
@@ -33,6 +34,19 @@ def test_what_the_label_was_drawn_by_is_worth_most(opened, explanation):
     assert [one.loss for one in explanation.importance] == sorted((one.loss for one in loss.values()), reverse=True)
     assert loss["size"].loss > loss["place on the body"].loss
     assert all(one.low < one.loss < one.high or one.loss == 0 for one in loss.values() if one.low is not None)
+
+
+def test_the_meter_counts_every_prediction_of_the_bags(opened, monkeypatch):
+    meters = []
+
+    class Kept(Meter):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            meters.append(self)
+
+    monkeypatch.setattr("jaxlesion.boosting.explain.POINTS", 2)
+    explain(*opened, Kept)
+    assert [meter.done for meter in meters] == [meter.steps for meter in meters] != []
 
 
 def test_courses_are_mean_probabilities_of_the_strongest_numbers(opened, explanation):

@@ -72,6 +72,26 @@ def test_damaged_trees_are_refused(data, members, tmp_path, damage):
         trees.read_members(tmp_path, 2, inputs.names)
 
 
+@pytest.mark.parametrize("change", ["a digit", "a line end", "another member's"])
+def test_trees_that_have_changed_since_training_are_refused_by_their_digest(data, members, tmp_path, change):
+    inputs, _ = data
+    digests = trees.write_members(tmp_path, members)
+    path = tmp_path / "trees-1.txt"
+    text = path.read_text()
+    at = text.index("leaf_value=") + len("leaf_value=") + 4
+    changed = {
+        "a digit": text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :],
+        "a line end": text + "\n",
+        "another member's": (tmp_path / "trees-0.txt").read_text(),
+    }
+    path.write_text(changed[change])
+    with pytest.raises(InputError, match=r"trees-1\.txt: its SHA-256 is not the one in features\.json"):
+        trees.read_members(tmp_path, 2, inputs.names, digests)
+    assert len(trees.read_members(tmp_path, 2, inputs.names)) == 2  # nothing else tells
+    path.write_text(text)
+    assert len(trees.read_members(tmp_path, 2, inputs.names, digests)) == 2
+
+
 def test_trees_of_other_features_are_refused(members, tmp_path):
     trees.write_members(tmp_path, members)
     with pytest.raises(InputError, match=r"has 6 features, not the 2 of features\.json"):

@@ -65,6 +65,26 @@ def test_evaluate_predicts_again_what_training_wrote(tabular_run, tmp_path, caps
     assert "largest difference to the predictions that training wrote: 0.0e+00" in capsys.readouterr().out
 
 
+def test_a_run_of_before_there_were_digests_is_read_and_a_changed_one_is_not(tabular_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(tabular_run, run)
+    command = ["--run", str(run), "--bootstrap", "0", "--out", str(tmp_path / "again.csv")]
+    trees, record = run / "fold_1" / "trees-0.txt", run / "fold_1" / "features.json"
+    trees.write_text(trees.read_text().replace("shrinkage=1", "shrinkage=2", 1))
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(command)
+    assert ended.value.code == 2
+    assert f"{trees}: its SHA-256" in capsys.readouterr().err
+    content = json.loads(record.read_text())
+    assert list(content.pop("sha256")) == ["trees-0.txt", "trees-1.txt"]
+    record.write_text(json.dumps(content))
+    evaluate.main(command)
+    record.write_text(json.dumps(content | {"sha256": ["x"]}))
+    with pytest.raises(SystemExit):
+        evaluate.main(command)
+    assert "features.json: holds no digests of trees" in capsys.readouterr().err
+
+
 def test_new_rows_are_predicted_alone_and_in_any_order(tabular_run, bare, tmp_path):
     """A prediction depends on the rows of its own patient, not on others nor on their order."""
     table = pd.read_csv(bare / "train-metadata.csv", low_memory=False).drop(columns=["target", "attribution"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from errors.case import Case, column, nothing
 
-from jaxlesion import predict, stack, tabular
+from jaxlesion import evaluate, predict, stack, tabular
 from jaxlesion.boosting.train import train_tabular
 from jaxlesion.ui.options import parse_tabular
 
@@ -25,6 +25,13 @@ def trees(*options: str) -> None:
 def two_runs() -> None:
     trees()
     trees("--run-dir", "other", "--folds.seed", "1")
+
+
+def changed_trees() -> None:
+    """Change a digit of a member after training."""
+    trees()
+    path = Path("trees/fold_0/trees-0.txt")
+    path.write_text(path.read_text().replace("shrinkage=1", "shrinkage=2", 1))
 
 
 def tested_without_the_column() -> None:
@@ -64,6 +71,12 @@ GROUPS = {
             "data/test-metadata.csv: lacks tbp_lv_areaMM2, which the run was trained with; add the columns, empty "
             "where nothing is known",
             "A run on metadata predicts from the same columns.",
+        ),
+        Case(
+            *("A file of trees has changed since training", changed_trees, evaluate.main, ("--run", "trees")),
+            "trees/fold_0/trees-0.txt: its SHA-256 is not the one in features.json: put back what training wrote, or "
+            "delete trees/fold_0 and train the fold again",
+            "Models are compared with the digests that training kept of them.",
         ),
         Case(
             *("A picture is given to trees", trees, predict.main, ("--run", "trees", "--image", "a.jpg")),
