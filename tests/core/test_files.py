@@ -123,6 +123,7 @@ ELSEWHERE = {  # functions that write without `write_atomic`, and why no half-wr
     "jaxlesion/data/near.py _keep": MEMORY,
     "jaxlesion/model/port.py write_safetensors": "safetensors' save, into memory",
     "jaxlesion/reporting/plots.py png": MEMORY,
+    "jaxlesion/serving/reference.py data_uri": MEMORY,
     "experiments/augmentation_sheet.py draw_sheet": MEMORY,
     "experiments/frontier.py draw": MEMORY,
 }
