@@ -111,11 +111,12 @@ def run_server(make: Callable[[], "FastAPI"], bound: socket.socket, ready: Calla
     Args:
         make: makes the application.
         bound: socket to listen at.
-        ready: called when it is about to listen.
+        ready: called when requests can come.
     """
     with _ending_by_signals(), tempfile.TemporaryDirectory(prefix="jaxlesion-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         app = make()
+        bound.listen()  # from here on a request waits, and is not refused
         ready()
         listen(app, bound)
 
