@@ -40,7 +40,7 @@ OPTIONS = {
     ),
     "experiments.bench_devices": f"{TINY} --batch 4 --layout 1x1 2x1",
     "experiments/bench_throughput.py": "--variant efficientnetv2_b0 --size 64 --rounds 1 --batch 2",
-    "experiments/bench_engines.py": f"{TINY} --batch 2 --rounds 2 --steps 1",
+    "experiments/bench_engines.py": "--variant efficientnetv2_b0 --size 64 --batch 2 --rounds 2 --steps 1",
     "experiments/bench_layers.py": f"{TINY} --batch 2",
     "experiments/bench_input.py": f"{TINY} --images 16 --batch 8",
     "experiments/augmentation_sheet.py": "--lesions 2 --draws 1 --size 32",
