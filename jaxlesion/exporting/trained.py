@@ -1,6 +1,5 @@
 """Networks of a run that are exported, with all that another program needs to use them."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from jaxlesion.inference.predictor import Which, finished_folds, members_of, res
 from jaxlesion.model.efficientnet import EfficientNetV2
 from jaxlesion.model.onnx_graph import Correction
 from jaxlesion.model.registry import build_model
-from jaxlesion.model.variables import Variables
+from jaxlesion.model.variables import Variables, digest
 from jaxlesion.runs.store import Run, model_name
 
 Fold = Literal["all", "none"] | int | None
@@ -47,7 +46,7 @@ class Trained:
 
     @property
     def resizing(self) -> str:
-        """How an image must be resized before."""
+        """Say how an image must be resized before."""
         antialiased = "antialiased" if self.run.config.data.antialias else "not antialiased"
         return f"the whole crop to {self.image_size} x {self.image_size} pixels, bilinear, {antialiased}"
 
@@ -56,13 +55,6 @@ class Trained:
         if self.calibration is None:
             return None
         return Correction(self.calibration.offsets(self.models), self.calibration.a, self.calibration.b)
-
-    def digest(self) -> str:
-        """Return the SHA-256 of all variables."""
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(self.members):
-            digest.update(np.ascontiguousarray(leaf))
-        return digest.hexdigest()
 
     def threshold(self) -> float | None:
         """Return the threshold of the best F1 on the run's held-out rows, for uncorrected predictions; None without."""
@@ -81,7 +73,7 @@ class Trained:
             "written_by": f"jaxlesion {version('jaxlesion')}",
             "network": self.run.config.model.variant,
             "checkpoints": " ".join(self.models),
-            "sha256_of_variables": self.digest(),
+            "sha256_of_variables": digest(self.members),
             "resize": self.resizing,
             **({} if threshold is None else {"threshold_of_prediction": f"{threshold:.6g}"}),
             **({} if (card := card_of(self.run)) is None else {"card": card}),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -25,7 +24,7 @@ from jaxlesion.learning.loop import decode_ahead, predict_batches, predict_rows
 from jaxlesion.learning.state import abstract_state
 from jaxlesion.learning.step import Step, make_predict_step
 from jaxlesion.model.registry import build_model
-from jaxlesion.model.variables import Variables
+from jaxlesion.model.variables import Variables, digest
 from jaxlesion.model.weights import read_variables
 from jaxlesion.runs.released import check_digest
 from jaxlesion.runs.store import Run, model_name
@@ -187,11 +186,8 @@ class Ensemble:
         self.title = "predicting by the model of all rows" if alone else f"predicting by {len(self.folds)} folds"
 
     def digest(self) -> str:
-        """SHA-256 of all variables: checkpoints of one name may be those of another run."""
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(self.members):
-            digest.update(np.ascontiguousarray(leaf))
-        return digest.hexdigest()
+        """Return the SHA-256 of all variables: checkpoints of one name may be those of another run."""
+        return digest(self.members)
 
     def predict(
         self, lesions: pd.DataFrame, rows: Sequence[int], after: Callable[[int], None] = ignore

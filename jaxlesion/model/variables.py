@@ -1,6 +1,8 @@
 """Variables of a network: shapes, random values, and the normalisation of the images that they expect."""
 
 import functools
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -41,6 +43,14 @@ def abstract_variables(model: nn.Module) -> Variables:
     """Return the shapes and types of the variables, computing nothing."""
     with IMPL("shapes"):
         return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+
+
+def digest(members: Sequence[Variables]) -> str:
+    """Return the SHA-256 of all variables of some networks, as 64 hexadecimal digits."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(members):
+        found.update(np.ascontiguousarray(leaf))
+    return found.hexdigest()
 
 
 def normalise(images: jax.Array, variant: Any) -> jax.Array:
