@@ -118,8 +118,9 @@ def test_imagenet_is_downloaded_once(tmp_path, hub):
     assert used.calls == ["timm/tf_efficientnetv2_b1.in1k"]
 
 
-def test_a_download_with_another_hash_is_refused_and_not_kept(tmp_path, hub):
-    hub(Hub(b"tampered", stated="0" * 64))
+@pytest.mark.parametrize("stated", ["0" * 64, "another-kind-of-digest"])
+def test_a_download_with_another_hash_is_refused_and_not_kept(tmp_path, hub, stated):
+    hub(Hub(b"tampered", stated=stated))
     with pytest.raises(InputError, match="SHA-256"):
         find_weights("imagenet", "efficientnetv2_b1", tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
