@@ -136,7 +136,7 @@ def make_steps(config: TrainConfig, mesh: jax.sharding.Mesh) -> Steps:
 
 
 class Trial(NamedTuple):
-    """What all trainings share."""
+    """Holds what all trainings share."""
 
     run: Run
     lesions: pd.DataFrame

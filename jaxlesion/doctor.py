@@ -1,4 +1,4 @@
-"""python -m jaxlesion.doctor: what jaxlesion finds on this machine, and what to do about it."""
+"""python -m jaxlesion.doctor: look at this machine, and say what to do where something is wrong."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

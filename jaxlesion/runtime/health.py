@@ -1,4 +1,4 @@
-"""What jaxlesion finds on a machine: packages, devices, memory and disk, each in a line with what to do."""
+"""Look at a machine: packages, devices, memory and disk, each in a line with what to do."""
 
 import os
 import platform
@@ -135,4 +135,5 @@ def folder_line(what: str, folder: Path, note: str = "") -> Line:
 
 
 def _size(files: list[Path]) -> str:
-    return f"{len(files):,} files, {sum(path.stat().st_size for path in files) / 2**20:,.0f} MiB"
+    plural = "" if len(files) == 1 else "s"
+    return f"{len(files):,} file{plural}, {sum(path.stat().st_size for path in files) / 2**20:,.0f} MiB"

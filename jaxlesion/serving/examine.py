@@ -29,7 +29,7 @@ TRAINED_ON = "The model was trained on exactly these pixels: the probability is 
 
 @dataclass(frozen=True)
 class Result:
-    """What is found about one image; with `error`, the image was refused and nothing else is known."""
+    """Holds what is found about one image; with `error`, the image was refused and nothing else is known."""
 
     name: str
     error: str | None = None

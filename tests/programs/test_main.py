@@ -86,7 +86,7 @@ def test_what_is_wrong_has_a_remedy_and_an_exit_code(capsys, monkeypatch):
 def test_a_folder_is_measured(tmp_path):
     assert health.folder_line("caches", tmp_path / "none").found.startswith("none in ")
     (tmp_path / "file").write_bytes(bytes(3 * 2**20))
-    assert health.folder_line("caches", tmp_path) == Line("caches", f"1 files, 3 MiB in {tmp_path}")
+    assert health.folder_line("caches", tmp_path) == Line("caches", f"1 file, 3 MiB in {tmp_path}")
 
 
 def test_it_is_the_module_too():
