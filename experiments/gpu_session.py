@@ -62,7 +62,9 @@ def session(config: GpuSession) -> Path:
 def _start(config: GpuSession, name: str) -> subprocess.Popen:
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)} | {"case": name}
     argv = [f"--{key.replace('_', '-')}={value}" for key, value in given.items() if key not in ("only", "shrink")]
-    environ = os.environ | {"XLA_FLAGS": cases()[name].flags, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    found = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    flags = {"XLA_FLAGS": cases()[name].flags, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environ = os.environ | flags | {"PYTHONPATH": found}  # the caller may stand in another folder
     with (config.out / f"{name}.log").open("w") as log:
         command = [sys.executable, "-m", "experiments.gpu_session", *argv, *(["--shrink"] if config.shrink else [])]
         return subprocess.Popen(command, env=environ, stdout=log, stderr=log)

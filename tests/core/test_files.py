@@ -126,6 +126,8 @@ ELSEWHERE = {  # functions that write without `write_atomic`, and why no half-wr
     "jaxlesion/serving/reference.py data_uri": MEMORY,
     "experiments/augmentation_sheet.py draw_sheet": MEMORY,
     "experiments/frontier.py draw": MEMORY,
+    "experiments/gpu_session.py measure": "a line is appended whole, by one process at a time",
+    "experiments/gpu_session.py _start": "logs, for a person to read when a case failed",
 }
 SCRATCH = {  # these write only temporary files, in a fresh folder each time
     "port_parity.py",
