@@ -39,7 +39,6 @@ PLAIN = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"  # compi
 CUBLAS = "--xla_gpu_enable_triton_gemm=false"  # searches among cuBLAS's and cuDNN's kernels
 ARCHIVE = 401_059  # crops of the challenge
 SAMPLED = 4_400  # about the crops of an epoch with 1 % of the challenge's negatives
-SEARCHED = "_searched"
 Result = dict[str, Any]
 
 
@@ -89,7 +88,12 @@ class Case:
     def name(self) -> str:
         """Return a name such as train_256_224_bfloat16."""
         parts = [self.kind, self.batch, self.size, self.dtype, *([self.form] if self.form != "auto" else [])]
-        return "_".join(map(str, parts)) + {PLAIN: "", CUBLAS: SEARCHED, "": f"{SEARCHED}_all"}[self.flags]
+        return "_".join(map(str, parts)) + {PLAIN: "", CUBLAS: "_searched", "": "_searched_all"}[self.flags]
+
+    @property
+    def alone(self) -> bool:
+        """Return whether it is begun after the others: it takes long, or its compiler needs the GPU."""
+        return self.flags != PLAIN or self.kind == "archive"
 
 
 def cases() -> dict[str, Case]:

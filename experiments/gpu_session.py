@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from experiments.gpu_cases import KINDS, SEARCHED, GpuSession, Result, cases
+from experiments.gpu_cases import KINDS, GpuSession, Result, cases
 from experiments.results import environment
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
@@ -43,11 +43,10 @@ def session(config: GpuSession) -> Path:
         raise InputError(f"--only {' '.join(config.only)}: the cases are {', '.join(cases())}")
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "session.jsonl").unlink(missing_ok=True)
-    together = [name for name in wanted if SEARCHED not in name]
-    running = {name: _start(config, name) for name in together}
+    running = {name: _start(config, name) for name in wanted if not cases()[name].alone}
     _wait(running, ends)
     for name in wanted:
-        if name not in together and time.monotonic() < ends:
+        if cases()[name].alone and time.monotonic() < ends:
             running[name] = _start(config, name)
             _wait(running, ends)
     for process in running.values():

@@ -167,7 +167,7 @@ def described(run: Run) -> str:
         f"Run `{run.folder.name}`: preset `{run.config.preset}`{f' with {options}' if options else ''}; "
         f"weights {name}; {manifest['rows']:,} rows; folds {' '.join(map(str, folds))}; "
         f"{seconds / 60:.1f} min of training and validation; "
-        f"{len(devices)} x {devices[0]}; jaxlesion {versions['jaxlesion']}, jax {versions['jax']}."
+        f"{len(devices)} x {devices[0]}; {', '.join(f'{name} {versions[name]}' for name in ('jaxlesion', 'jax') if name in versions)}."
     )
 
 
