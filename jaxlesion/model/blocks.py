@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlesion.model.convolve import IMPL, channel_sum, convolve
+from jaxlesion.model.batchnorm import BN_EPS, count_values, normalise_batch
+from jaxlesion.model.convolve import IMPL, convolve
 
 HEAD = "classifier"  # the top-level key of the classifier in `params`
-BN_EPS = 1e-3
 BN_MOMENTUM = 0.9  # of the running value; torch calls it 0.1
 
 
@@ -60,7 +60,7 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm over all but the last axis, and over the devices of `axis_name`, as torch trains it.
+    """BatchNorm over all but the last axis, and over the devices of `axis_name`, as torch trains it; SiLU if wanted.
 
     The batch is normalised by its biased variance; the running variance is updated with the unbiased one, n / (n - 1).
     Statistics are float32.
@@ -70,7 +70,7 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, silu: bool = False) -> jax.Array:
         width = x.shape[-1]
         scale = _parameter(self, "scale", nn.initializers.ones, (width,))
         bias = _parameter(self, "bias", nn.initializers.zeros, (width,))
@@ -78,63 +78,16 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, (width,))
         if not train:
             factor = scale * lax.rsqrt(var.value + BN_EPS)
-            return (x * _as_map(factor) + _as_map(bias - mean.value * factor)).astype(self.dtype)
+            y = (x * _as_map(factor) + _as_map(bias - mean.value * factor)).astype(self.dtype)
+            return nn.silu(y) if silu else y
         axis = None if self.is_initializing() else self.axis_name
-        y, batch_mean, batch_var = normalise_batch(x, scale, bias, axis)
+        y, batch_mean, batch_var = normalise_batch(x, scale, bias, mean.value, axis, silu=silu)
         if not self.is_initializing():
-            count = _count(x, axis)
+            count = count_values(x, axis)
             batch_var = batch_var * (count / max(count - 1, 1))
             mean.value = BN_MOMENTUM * mean.value + (1 - BN_MOMENTUM) * batch_mean
             var.value = BN_MOMENTUM * var.value + (1 - BN_MOMENTUM) * batch_var
         return y.astype(self.dtype)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalise_batch(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalise [b,h,w,c] by its own statistics: (y, mean [c], biased variance [c]).
-
-    With `axis_name` they are those of the batch that the devices of this axis share. No gradient flows into the two
-    statistics returned: they only feed the running averages.
-    """
-    return _normalise(x, scale, bias, axis_name)[0]
-
-
-def _count(x: jax.Array, axis_name: str | None) -> int:
-    """Count the values of a channel over all devices."""
-    return x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
-
-
-@partial(jax.jit, static_argnums=3, inline=True)  # so that maps of one shape are traced once
-def _normalise(x, scale, bias, axis_name):
-    count = _count(x, None)
-    wide = x.astype(jnp.float32)
-    mean = channel_sum(wide) / count
-    var = channel_sum(jnp.square(wide - _as_map(mean))) / count  # two passes: E[x^2] - E[x]^2 cancels
-    if axis_name is not None:  # one exchange between the devices: the mean of variances and the variance of means
-        gathered = lax.all_gather(jnp.stack([mean, var]), axis_name)
-        mean, var = gathered.mean(0)
-        var += jnp.square(gathered[:, 0] - mean[None]).mean(0)
-    y = (wide - _as_map(mean)) * _as_map(scale * lax.rsqrt(var + BN_EPS)) + _as_map(bias)
-    return (y.astype(x.dtype), mean, var), (x, scale, mean, var)
-
-
-@partial(jax.jit, static_argnums=0, inline=True)
-def _normalise_back(axis_name, saved, cotangents):
-    x, scale, mean, var = saved
-    dy = cotangents[0].astype(jnp.float32)
-    count = _count(x, axis_name)
-    inverse = lax.rsqrt(var + BN_EPS)
-    normal = (x.astype(jnp.float32) - _as_map(mean)) * _as_map(inverse)
-    dbias, dscale = channel_sum(dy), channel_sum(dy * normal)
-    # Only the input's gradient needs the sums over all devices here; the parameters' are summed once, by the step.
-    all_dbias, all_dscale = (dbias, dscale) if axis_name is None else lax.psum((dbias, dscale), axis_name)
-    dx = _as_map(scale * inverse) * (dy - _as_map(all_dbias / count) - normal * _as_map(all_dscale / count))
-    return dx.astype(x.dtype), dscale, dbias
-
-
-normalise_batch.defvjp(_normalise, _normalise_back)
 
 
 class Dropout(nn.Module):
@@ -166,17 +119,19 @@ class DropPath(Dropout):
 
 
 class SqueezeExcite(nn.Module):
-    """Weigh the channels of [b,h,w,c] by a bottleneck of `squeezed` channels over their means."""
+    """Weigh the channels of [b,h,w,c] by a bottleneck of `squeezed` channels over their means.
+
+    The weights are float32: in a narrower type converting them would cost more than their small products.
+    """
 
     squeezed: int
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        conv = partial(Conv, bias=True, dtype=self.dtype)
-        gate = x.mean((1, 2), keepdims=True)
+        conv = partial(Conv, bias=True, dtype=jnp.float32)
+        gate = x.mean((1, 2), keepdims=True, dtype=jnp.float32)
         gate = nn.silu(conv(self.squeezed, name="conv_reduce")(gate))
-        return x * nn.sigmoid(conv(x.shape[-1], name="conv_expand")(gate))
+        return x * nn.sigmoid(conv(x.shape[-1], name="conv_expand")(gate)).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -197,8 +152,8 @@ class Block(nn.Module):
             return y
         return DropPath(self.drop_path, self.axis_name)(y, train=train) + x
 
-    def _norm(self, x: jax.Array, name: str, *, train: bool) -> jax.Array:
-        return BatchNorm(self.dtype, self.axis_name, name=name)(x, train=train)
+    def _norm(self, x: jax.Array, name: str, *, train: bool, silu: bool = False) -> jax.Array:
+        return BatchNorm(self.dtype, self.axis_name, name=name)(x, train=train, silu=silu)
 
     def branch(self, x: jax.Array, conv, norm) -> jax.Array:
         raise NotImplementedError
@@ -208,7 +163,7 @@ class ConvBlock(Block):
     """3x3 convolution, BatchNorm, SiLU."""
 
     def branch(self, x, conv, norm):
-        return nn.silu(norm(conv(self.width, 3, self.stride, name="conv")(x), "bn1"))
+        return norm(conv(self.width, 3, self.stride, name="conv")(x), "bn1", silu=True)
 
 
 class FusedBlock(Block):
@@ -216,7 +171,7 @@ class FusedBlock(Block):
 
     def branch(self, x, conv, norm):
         y = conv(x.shape[-1] * self.expansion, 3, self.stride, name="conv_exp")(x)
-        y = nn.silu(norm(y, "bn1"))
+        y = norm(y, "bn1", silu=True)
         return norm(conv(self.width, name="conv_pwl")(y), "bn2")
 
 
@@ -225,9 +180,9 @@ class InvertedBlock(Block):
 
     def branch(self, x, conv, norm):
         wide = x.shape[-1] * self.expansion
-        y = nn.silu(norm(conv(wide, name="conv_pw")(x), "bn1"))
-        y = nn.silu(norm(conv(wide, 3, self.stride, depthwise=True, name="conv_dw")(y), "bn2"))
-        y = SqueezeExcite(x.shape[-1] // 4, self.dtype, name="se")(y)
+        y = norm(conv(wide, name="conv_pw")(x), "bn1", silu=True)
+        y = norm(conv(wide, 3, self.stride, depthwise=True, name="conv_dw")(y), "bn2", silu=True)
+        y = SqueezeExcite(x.shape[-1] // 4, name="se")(y)
         return norm(conv(self.width, name="conv_pwl")(y), "bn3")
 
 

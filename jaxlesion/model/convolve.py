@@ -23,6 +23,7 @@ from jax import lax
 # "shapes": what is traced fastest, where only the shapes of the parameters are wanted.
 IMPL = jax.make_user_context("auto")
 FORMS = ("native", "cpu", "gpu")
+GROUP = 16  # images that a thread of a GPU adds up in a loop, as XLA compiles sums of fewer than 32
 LARGE = 2**28  # bytes of a map's neighbourhoods, beyond which cuDNN moves less than a matrix product of them
 
 
@@ -56,16 +57,28 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, chosen: str) -> jax.
     if kernel.shape[:2] == (1, 1) and stride == 1 and not depthwise:
         return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
     if chosen == "gpu":
-        neighbourhoods = x.size // stride**2 * math.prod(kernel.shape[:2]) * x.dtype.itemsize
-        return (_at_once if depthwise or neighbourhoods < LARGE else _native)(x, kernel, stride)
+        values = max(x.size // stride**2, x.size // stride**2 // kernel.shape[2] * kernel.shape[3])  # of x or of y
+        small = values * math.prod(kernel.shape[:2]) * x.dtype.itemsize < LARGE
+        return (_at_once if depthwise or small else _native)(x, kernel, stride)
     # Of a narrow map XLA's own gradient is the faster one: 19 ms against 27 for [8,112,112,32] by 3x3x16.
     narrow = not depthwise and kernel.shape[3] <= 32
     return (_native if narrow else _by_rows)(x, kernel, stride)
 
 
-def channel_sum(x: jax.Array) -> jax.Array:
-    """Sum [b,h,w,c] to [c] in float32."""
-    return x.sum((0, 1, 2), dtype=jnp.float32)
+def channel_sums(*maps: jax.Array, once: bool = False) -> tuple[jax.Array, ...]:
+    """Sum each of some maps [b,h,w,c] to [c] in float32; with `once` in one pass, as a GPU wants it.
+
+    A pass has shared memory for two sums: of more, groups of images are added up first, which needs none.
+    """
+    wide = tuple(x.astype(jnp.float32) for x in maps)
+    if not once:
+        return tuple(x.sum((0, 1, 2)) for x in wide)
+    if len(wide) > 2:
+        images = math.gcd(len(wide[0]), GROUP)
+        grouped = [x.reshape(-1, images, *x.shape[1:]).sum(1) for x in wide]
+        return tuple(jnp.split(jnp.concatenate(grouped, -1).sum((0, 1, 2)), len(wide)))
+    zeros = (jnp.zeros((), jnp.float32),) * len(wide)
+    return lax.reduce(wide, zeros, lambda some, more: tuple(map(jnp.add, some, more)), (0, 1, 2))
 
 
 def _is_depthwise(x: jax.Array, kernel: jax.Array) -> bool:
@@ -101,11 +114,11 @@ def _product(views: list[jax.Array], kernel: jax.Array) -> jax.Array:
     return lax.dot_general(jnp.concatenate(views, -1), kernel.reshape(-1, kernel.shape[3]), (((3,), (0,)), ((), ())))
 
 
-def _kernel_gradient(views: list[jax.Array], dy: jax.Array, *, depthwise: bool) -> jax.Array:
+def _kernel_gradient(views: list[jax.Array], dy: jax.Array, *, depthwise: bool, once: bool = False) -> jax.Array:
     """Return what the outputs `dy` add to the kernel's gradient, float32 [k*k, in / groups, out]."""
     if depthwise:
         wide = dy.astype(jnp.float32)
-        return jnp.stack([channel_sum(view.astype(jnp.float32) * wide) for view in views])[:, None]
+        return jnp.stack(channel_sums(*(view.astype(jnp.float32) * wide for view in views), once=once))[:, None]
     over = (0, 1, 2), (0, 1, 2)
     product = lax.dot_general(jnp.concatenate(views, -1), dy, (over, ((), ())), preferred_element_type=jnp.float32)
     return product.reshape(len(views), -1, dy.shape[3])
@@ -148,7 +161,8 @@ def _back_by_rows(stride, saved, dy):
 def _back_at_once(stride, saved, dy):
     x, kernel = saved
     depthwise = _is_depthwise(x, kernel)
-    total = _kernel_gradient(_views(x, kernel.shape[0], stride), dy, depthwise=depthwise)
+    x, dy = lax.optimization_barrier((x, dy))  # else what they come from is read as well, or kept in float32
+    total = _kernel_gradient(_views(x, kernel.shape[0], stride), dy, depthwise=depthwise, once=True)
     if stride == 1:
         turned = kernel[::-1, ::-1]
         dx = _forward_at_once(dy, turned if depthwise else turned.swapaxes(2, 3), 1)

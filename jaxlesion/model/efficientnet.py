@@ -125,7 +125,8 @@ class EfficientNetV2(nn.Module):
     def _backbone(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
         conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, self.dtype, self.axis_name)
         maps = {}
-        x = maps["stem"] = nn.silu(norm(name="bn1")(conv(self.variant.stem, 3, 2, name="conv_stem")(x), train=train))
+        x = conv(self.variant.stem, 3, 2, name="conv_stem")(x)
+        x = maps["stem"] = norm(name="bn1")(x, train=train, silu=True)
         depth, total = 0, sum(stage.repeats for stage in self.variant.stages)
         for i, stage in enumerate(self.variant.stages):
             for j in range(stage.repeats):
@@ -141,5 +142,6 @@ class EfficientNetV2(nn.Module):
                 x = block(x, train=train)
                 depth += 1
             maps[f"stage{i}"] = x
-        maps["head"] = nn.silu(norm(name="bn2")(conv(self.variant.head, name="conv_head")(x), train=train))
+        x = conv(self.variant.head, name="conv_head")(x)
+        maps["head"] = norm(name="bn2")(x, train=train, silu=True)
         return maps

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxlesion.core.errors import InputError
-from jaxlesion.model.blocks import BN_EPS, HEAD
+from jaxlesion.model.batchnorm import BN_EPS
+from jaxlesion.model.blocks import HEAD
 from jaxlesion.model.efficientnet import EfficientNetV2
 from jaxlesion.model.variables import Variables
 
