@@ -196,5 +196,5 @@ def test_options_in_the_docs_exist():
 def _help(parse) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
-        parse(["--help"])
+        parse(["--help-all"])
     return printed.getvalue()
