@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import reference
 import reliability
 from shrunk import LAUNCHERS, NEED_TIMM, free_port, program_of, shrink
 
@@ -65,7 +66,7 @@ def with_any(wanted: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("page", with_any("package"), ids=lambda page: page.name)
-def test_commands_run(page, demo, tmp_path, monkeypatch):
+def test_commands_run(page, demo, tiny_run, tmp_path, monkeypatch):
     """One after the other, in one folder; the page is built, and not waited for."""
     monkeypatch.setattr("jaxlesion.serving.server.listen", lambda app, bound: bound.close())
     monkeypatch.setattr("jaxlesion.serving.examine.Examiner.warm_up", lambda *_: 0.0)
@@ -73,6 +74,9 @@ def test_commands_run(page, demo, tmp_path, monkeypatch):
     shutil.copytree(demo, "isic-2024-challenge")
     with open_images(demo / "train-image.hdf5") as images:
         Path("lesion.jpg").write_bytes(images.read(next(iter(images.ids))))
+    listed = "\n".join(commands(page, "package"))
+    for name in set(re.findall(r"--run (ckpt/\S+)", listed)) - set(re.findall(r"--run-dir (ckpt/\S+)", listed)):
+        shutil.copytree(tiny_run, name)  # that another page trains
     for line in commands(page, "package"):
         words = shlex.split(line, comments=True)
         importlib.import_module(words[2]).main(shrink(words)[3:])
@@ -176,6 +180,12 @@ def test_links_between_pages_lead_somewhere():
 def test_the_faults_of_the_reliability_page_are_those_of_the_tests():
     text = reliability.DOCUMENT.read_text()
     assert text == reliability.rendered(text), "write it anew: python tests/reliability.py --write"
+
+
+@pytest.mark.parametrize("page", reference.PAGES)
+def test_the_reference_is_what_the_source_says(page):
+    text = (reference.DOCS / page).read_text()
+    assert text == reference.PAGES[page](), "write it anew: python tests/reference.py --write"
 
 
 def test_files_in_the_docs_exist():
