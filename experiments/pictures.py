@@ -312,8 +312,8 @@ def _introduction(config: Pictures, source: Source) -> str:
     facts = f"{len(source.lesions):,} lesions, {int(source.lesions['target'].sum()):,} malignant"
     whose = "The lesions are drawn by a program, and the figures mean nothing clinically" if is_demo(source) else "Run"
     return (
-        "# Pictures\n\nWhat do the figures of jaxlesion look like? One command, `make pictures`, draws them all light "
-        "and dark; `--run RUN --against RUN` takes runs of your own.\n\n```bash\npython -m experiments.pictures\n```\n\n"
+        "# Pictures\n\nWhat do the figures of jaxlesion look like? One command, `make pictures`, draws them all "
+        "light and dark; `--run RUN --against RUN` takes runs of your own.\n\n```bash\npython -m experiments.pictures\n```\n\n"
         f"{whose}: {facts}, run `{source.run.folder.name}`. {made['date']}: {made['machine']}; {made['software']}."
     )
 
