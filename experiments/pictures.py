@@ -59,6 +59,14 @@ COLOURS, DPI = 128, 90  # of a PNG
 LARGEST = 100_000  # bytes of a picture
 SHOWN = 3  # lesions of a class
 DEMO = ("--preset", "demo", "--model.variant", "efficientnetv2_b0", "--fold", "all", "--folds.stratify")
+INTRODUCTION = """# Pictures
+
+What do the figures of jaxlesion look like? One command, `make pictures`, draws them all light and dark; with
+`ARGS="--run RUN --against RUN"` of runs of your own.
+
+```bash
+python -m experiments.pictures
+```"""
 SHRUNK = ("--model.variant", "tiny", "--data.image-size", "32", "--optim.warmup-steps", "2")
 
 
@@ -106,7 +114,7 @@ def pictures(config: Pictures) -> Path:
     keep_compiled()
     sources = _sources(config)
     (config.out / "images").mkdir(parents=True, exist_ok=True)
-    parts = [_introduction(config, sources[0])]
+    parts = [_introduction(sources[0])]
     for name, picture in _all(config, sources).items():
         files = {theme: _write(config.out / "images", name, theme, picture) for theme in THEMES}
         parts.append(_shown(picture, files))
@@ -307,15 +315,12 @@ def _few_colours(picture: bytes) -> bytes:
     return out.getvalue()
 
 
-def _introduction(config: Pictures, source: Source) -> str:
+def _introduction(source: Source) -> str:
     made = environment()
     facts = f"{len(source.lesions):,} lesions, {int(source.lesions['target'].sum()):,} malignant"
     whose = "The lesions are drawn by a program, and the figures mean nothing clinically" if is_demo(source) else "Run"
-    return (
-        "# Pictures\n\nWhat do the figures of jaxlesion look like? One command, `make pictures`, draws them all "
-        "light and dark; `--run RUN --against RUN` takes runs of your own.\n\n```bash\npython -m experiments.pictures\n```\n\n"
-        f"{whose}: {facts}, run `{source.run.folder.name}`. {made['date']}: {made['machine']}; {made['software']}."
-    )
+    how = f"{made['date']}: {made['machine']}; {made['software']}."
+    return f"{INTRODUCTION}\n\n{whose}: {facts}, run `{source.run.folder.name}`. {how}"
 
 
 def _shown(picture: Picture, files: Mapping[str, tuple[str, int]]) -> str:
