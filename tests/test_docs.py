@@ -183,6 +183,20 @@ def test_links_between_pages_lead_somewhere():
             assert not part or part in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}, part
 
 
+def test_pictures_in_html_are_there_and_have_words():
+    for page in PAGES:
+        for tag in re.findall(r"<(?:img|source) [^>]*>", page.read_text()):
+            (name,) = re.findall(r'\bsrc(?:set)?="([^"]+)"', tag)
+            assert (page.parent / name).is_file(), f"{page.name}: {name}"
+            assert tag.startswith("<source") or re.search(r'alt="[^"]{20,}"', tag), f"{page.name}: {name}"
+
+
+def test_the_readme_is_short_and_every_page_is_on_the_site():
+    assert (ROOT / "README.md").read_text().count("\n") < 90
+    listed = re.findall(r"^ +- [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
 def test_the_faults_of_the_reliability_page_are_those_of_the_tests():
     text = reliability.DOCUMENT.read_text()
     assert text == reliability.rendered(text), "write it anew: python tests/reliability.py --write"
