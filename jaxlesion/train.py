@@ -40,7 +40,8 @@ def train(config: TrainConfig, observe: Callable[..., None] = ignore) -> Run:
             show(f"run: {run.folder}    model of all rows: {run.fold(ALL_ROWS).model}")
         else:
             show(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")
-            print_next(run, progress.elapsed)
+            if process_index() == 0:  # which has written the files
+                print_next(run, progress.elapsed)
         return run
 
 
