@@ -42,7 +42,7 @@ pictures: $(VENV)/installed  ## draw the pictures of the docs: of a small run on
 	$(BIN)/python -m experiments.pictures $(ARGS)
 
 release: $(VENV)/installed  ## build wheel and sdist into dist, check them, and say what is left to a person
-	$(BIN)/python -m pip install --quiet ".[release]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[release]"
 	$(BIN)/python .ci/release.py $(ARGS)
 
 lint: $(VENV)/installed  ## check style

@@ -125,7 +125,9 @@ ELSEWHERE = {  # functions that write without `write_atomic`, and why no half-wr
     "jaxlesion/reporting/plots.py png": MEMORY,
     "jaxlesion/serving/reference.py data_uri": MEMORY,
     "experiments/augmentation_sheet.py draw_sheet": MEMORY,
-    "experiments/frontier.py draw": MEMORY,
+    "experiments/frontier.py write": MEMORY,
+    "experiments/pictures.py _few_colours": MEMORY,
+    "experiments/pictures.py _write": MEMORY,
 }
 SCRATCH = {  # these write only temporary files, in a fresh folder each time
     "port_parity.py",
