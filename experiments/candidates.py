@@ -1,7 +1,7 @@
 """The recipes that `experiments.recipes` compares, one line each. A new one is a line here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -61,14 +61,53 @@ CHANGES_TO_GUESS = {
     "guess-224": ("224 px", "--data.image-size 224"),
 }
 
+SECOND = "--epochs 10 --model.dropout 0.4 --model.drop-path 0.2"
+STRONG, MIXUP = "--augment.recipe strong", "--augment.mixup 0.2"
+CHANGES_TO_SECOND = {
+    "second": ("the first with 10 epochs and twice the dropout and drop path", ""),
+    "second-20": ("20 epochs", "--epochs 20"),
+    "second-strong": ("recipe strong", STRONG),
+    "second-strong-20": ("recipe strong, 20 epochs", f"{STRONG} --epochs 20"),
+    "second-mixup": ("mixup", MIXUP),
+    "second-mixup-20": ("mixup, 20 epochs", f"{MIXUP} --epochs 20"),
+    "second-mixup-many-12": (
+        "mixup, 20 negatives a positive, 12 epochs",
+        f"{MIXUP} --sampling.negatives-per-positive 20 --epochs 12",
+    ),
+    "second-both-20": ("recipe strong, mixup, 20 epochs", f"{STRONG} {MIXUP} --epochs 20"),
+    "second-decay": ("weight decay", "--optim.weight-decay 0.05"),
+    "second-layers-15": ("smaller steps in early layers, 15 epochs", "--optim.layer-decay 0.8 --epochs 15"),
+    "second-1e-4-20": ("step size 1e-4, 20 epochs", "--optim.learning-rate 1e-4 --epochs 20"),
+    "second-1e-3": ("step size 1e-3", "--optim.learning-rate 1e-3"),
+    "second-few": ("3 negatives a positive, 28 epochs", "--sampling.negatives-per-positive 3 --epochs 28"),
+    "second-many": ("20 negatives a positive, 6 epochs", "--sampling.negatives-per-positive 20 --epochs 6"),
+    "second-crop": ("random resized crops, 15 epochs", "--augment.crop 0.4 --epochs 15"),
+    "second-ema": ("slower moving average", "--optim.ema 0.998"),
+    "second-160": ("160 px", "--data.image-size 160"),
+    "second-160-strong-15": ("160 px, recipe strong, 15 epochs", f"--data.image-size 160 {STRONG} --epochs 15"),
+    "second-160-mixup-15": ("160 px, mixup, 15 epochs", f"--data.image-size 160 {MIXUP} --epochs 15"),
+    "second-192": ("192 px", "--data.image-size 192"),
+}
+
 
 def _guesses() -> dict[str, Candidate]:
-    """Return a first guess of several changes together, and what was tried on it, each also by 8 views."""
+    """Return two guesses of several changes together, and what was tried on them, each also by 8 views.
+
+    Each also stands there as one model of all seeds.
+    """
     found = {}
-    for name, (change, options) in CHANGES_TO_GUESS.items():
-        text = f"a first guess{':' if name == 'guess' else ','} {change}"
-        found[name] = Candidate(text, f"{GUESS} {options}".strip(), preset="best")
-        found[f"{name}-views"] = Candidate(f"{text}; 8 views", preset="best", views=8, trained_as=name)
+    for which, base, changes in (("first", GUESS, CHANGES_TO_GUESS), ("second", SECOND, CHANGES_TO_SECOND)):
+        for name, (change, options) in changes.items():
+            text = f"a {which} guess{':' if '-' not in name else ','} {change}"
+            views = Candidate(f"{text}; 8 views", preset="best", views=8, trained_as=name)
+            found[name] = Candidate(text, f"{base} {options}".strip(), preset="best")
+            found[f"{name}-views"] = views
+            found[f"{name}-weights"] = replace(
+                views, change=f"{text}; 8 views, mean of the seeds' weights", over_seeds="weights"
+            )
+            found[f"{name}-seeds"] = replace(
+                views, change=f"{text}; 8 views, mean of the seeds' predictions", over_seeds="predictions"
+            )
     return found
 
 

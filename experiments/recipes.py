@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +101,7 @@ def recipes(config: Recipes) -> Path:
         raise InputError("--fold: give two folds or more, since each is calibrated by others")
     say(plan(config, names))
     if config.jobs > 1:
-        train_together(missing_runs(config, names), config.jobs, trained)
+        train_together(missing_runs(config, names), config.jobs, partial(ready, config))
     path = config.out / "recipes.md"
     for name in names:
         tables = predictions(config, name)
@@ -154,6 +155,18 @@ def trained(wanted: TrainConfig) -> Run:
     """Return a run with its folds finished, and count what it takes."""
     with core_seconds(wanted.run_dir):
         return train_plainly(wanted)
+
+
+def ready(config: Recipes, wanted: TrainConfig) -> Run:
+    """Return a run with its folds finished and predicted from as many views as its candidates ask for."""
+    run = trained(wanted)
+    for name in config.only or CANDIDATES:
+        candidate = CANDIDATES[name]
+        if candidate.views == 1 or candidate.over_seeds == "weights":
+            continue
+        if wanted.run_dir in [training(config, name, seed).run_dir for seed in config.seeds]:
+            of_views(run, config.fold, candidate.views)
+    return run
 
 
 def missing_runs(config: Recipes, names: list[str]) -> list[TrainConfig]:

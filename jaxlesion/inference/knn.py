@@ -32,7 +32,7 @@ from jaxlesion.model.weights import find_weights, initial_variables
 from jaxlesion.runs.selection import choose_folds
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.compile_cache import keep_compiled
-from jaxlesion.runtime.devices import data_mesh, replicated, use_cores
+from jaxlesion.runtime.devices import data_mesh, platform_of, replicated, use_cores
 
 PIXELS = 32  # side of the images that `pixels` compares: 3,072 numbers
 OF_THE_RUN = (
@@ -188,7 +188,8 @@ def embedding(searched: Searched, hooks: Hooks) -> FoldFeatures:
     training, run, lesions = searched.training, searched.run, searched.lesions
     keep_compiled()
     use_cores(training.data.batch_size)
-    mesh, model = data_mesh(training.data.batch_size), build_model(training.model).clone(num_classes=0)
+    mesh = data_mesh(training.data.batch_size)
+    model = build_model(training.model, platform_of(mesh)).clone(num_classes=0)
     step = make_feature_step(model)
     batches = open_batches(training.data, lesions, searched.dataset, fingerprint(searched.dataset)["images"])
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ from jaxlesion.model.weights import read_variables
 from jaxlesion.runs.released import check_digest
 from jaxlesion.runs.store import Run, model_name
 from jaxlesion.runtime.compile_cache import keep_compiled, vouch
-from jaxlesion.runtime.devices import data_mesh, replicated, shard_batch, use_cores
+from jaxlesion.runtime.devices import data_mesh, platform_of, replicated, shard_batch, use_cores
 
 Which = Literal["last", "best"]
 Members = Literal["all", "none"]
@@ -125,8 +126,8 @@ def predict_out_of_fold(
         others: runs of other seeds on the same folds, whose weights are averaged with this one's.
         folds: finished ones, if not all.
     """
-    step, mesh = _ready(run, batches, views)
-    tables = []
+    network, mesh = _ready(run, batches)
+    step, tables = make_predict_step(network, views), []
     for fold in folds or finished_folds(run):
         restored = [restore_variables(one, fold, which, mesh) for one in (run, *others)]
         variables, at = average([variables for variables, _ in restored]), restored[0][1]
@@ -172,9 +173,9 @@ class Ensemble:
     ):
         self.folds = members_of(run, fold)
         self.calibration = run.calibration() if calibrated else None
-        self.batches, self._views, self._network = batches, views, build_model(run.config.model)
-        self.engine = choose_engine(engine)
-        self._one, self._mesh = _ready(run, batches, views)
+        self.batches, self._views = batches, views
+        self._network, self._mesh = _ready(run, batches)
+        self._one, self.engine = make_predict_step(self._network, views), choose_engine(engine)
         restored = [restore_variables(run, fold, which, self._mesh) for fold in self.folds]
         self.members = [variables for variables, _ in restored]
         self.models = [model_name(fold, at) for fold, (_, at) in zip(self.folds, restored, strict=True)]
@@ -250,7 +251,9 @@ def _of_views(views: int) -> str:
     return f" x {views} views" if views > 1 else ""
 
 
-def _ready(run: Run, batches: Batches, views: int) -> tuple[Step, Mesh]:
+def _ready(run: Run, batches: Batches) -> tuple[nn.Module, Mesh]:
+    """Return the network of a run and the devices that it runs on, which are counted before JAX is first used."""
     keep_compiled()
     use_cores(batches.config.batch_size)
-    return make_predict_step(build_model(run.config.model), views), data_mesh(batches.config.batch_size)
+    mesh = data_mesh(batches.config.batch_size)
+    return build_model(run.config.model, platform_of(mesh)), mesh

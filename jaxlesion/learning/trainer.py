@@ -28,7 +28,7 @@ from jaxlesion.model.registry import build_model
 from jaxlesion.model.variables import Variables
 from jaxlesion.model.weights import initial_variables
 from jaxlesion.runtime.compile_cache import vouching
-from jaxlesion.runtime.devices import data_mesh, local_view, replicate, replicated
+from jaxlesion.runtime.devices import data_mesh, local_view, platform_of, replicate, replicated
 from jaxlesion.runtime.processes import Votes, compile_before_running, from_first, gather, local_share
 from jaxlesion.runtime.signals import StopSignal
 
@@ -120,7 +120,7 @@ class Training:
 
     @cached_property
     def model(self) -> nn.Module:
-        return build_model(self.config.model)
+        return build_model(self.config.model, platform_of(self.mesh))
 
     @cached_property
     def host_recipe(self) -> RecipeSpec | None:

@@ -1,4 +1,4 @@
-"""Convolution in three forms, of which the platform or `IMPL` chooses one; nothing else does.
+"""Convolution in three forms, of which the network's platform or `IMPL` chooses one; nothing else does.
 
 Images and maps are [b,h,w,c]; a kernel is [k,k,in/groups,out], k odd; padding is TensorFlow's "SAME", which is
 asymmetric for a stride of 2.
@@ -11,12 +11,14 @@ asymmetric for a stride of 2.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-# "auto": the form of the platform; `with IMPL("native"):` for what is called within.
+# "auto": the form of the platform, which is the network's (`on_platform`), or JAX's where it has none.
+# `with IMPL("native"):` for what is called within, whatever the platform.
 # "each": a program for all platforms, which decides when it is compiled.
 # "shapes": what is traced fastest, where only the shapes of the parameters are wanted.
 IMPL = jax.make_user_context("auto")
@@ -26,8 +28,13 @@ LARGE = 2**28  # bytes of a map's neighbourhoods, beyond which cuDNN moves less 
 
 def form() -> str:
     """Return which form to use; JAX traces again when `IMPL` changes."""
-    wanted = IMPL.value if IMPL.value in FORMS else jax.default_backend()
+    wanted = jax.default_backend() if IMPL.value == "auto" else IMPL.value
     return wanted if wanted in FORMS else "native"
+
+
+def on_platform(platform: str | None) -> AbstractContextManager:
+    """Return a context in which convolutions have the form of a platform, unless `IMPL` says which."""
+    return IMPL(platform) if platform and IMPL.value == "auto" else nullcontext()
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:

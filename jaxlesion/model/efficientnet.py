@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlesion.model.blocks import BLOCKS, HEAD, BatchNorm, Conv, Dropout
+from jaxlesion.model.convolve import on_platform
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class EfficientNetV2(nn.Module):
     "dropout" in training; a rate of 0 needs no rng. With `frozen`, the backbone runs on its running BatchNorm
     statistics even in training, and no gradient reaches it. `dtype` is that of the computation: parameters,
     statistics and logits are float32. `axis_name` is that of the devices which share the batch, inside `shard_map`.
+    `platform` is where it runs, "cpu" or "gpu", which decides the form of convolutions; by default JAX's.
     """
 
     variant: Variant
@@ -95,6 +97,7 @@ class EfficientNetV2(nn.Module):
     frozen: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    platform: str | None = None
 
     @nn.compact
     def __call__(
@@ -108,7 +111,8 @@ class EfficientNetV2(nn.Module):
         if images.ndim == 2:
             features = images
         else:
-            maps = self._backbone(images.astype(self.dtype), train and not self.frozen)
+            with on_platform(self.platform):
+                maps = self._backbone(images.astype(self.dtype), train and not self.frozen)
             features = maps["head"].mean((1, 2), dtype=jnp.float32)
         if self.frozen:
             features = jax.lax.stop_gradient(features)

@@ -39,19 +39,26 @@ def find_backbone(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def build_model(config: ModelConfig) -> nn.Module:
+def build_model(config: ModelConfig, platform: str | None = None) -> nn.Module:
     """Build the network of a configuration, with one logit, and more for each auxiliary column.
+
+    Args:
+        config: of the network.
+        platform: "cpu" or "gpu", of the devices that will run it (`runtime.devices.platform_of` a mesh), which need
+            not be this machine's. It decides the form of convolutions, and the type where that is "auto". By default
+            that of JAX's default devices.
 
     Raises:
         InputError: no such backbone.
     """
     network, variant = find_backbone(config.variant)
-    on_gpu = jax.default_backend() == "gpu"
+    platform = platform or jax.default_backend()
     return network(
         variant,
         num_classes=1 + MAX_GROUPS * len(config.auxiliary),
         dropout=config.dropout,
         drop_path=config.drop_path,
         frozen=config.freeze,
-        dtype=jnp.dtype(config.dtype if config.dtype != "auto" else "bfloat16" if on_gpu else "float32"),
+        dtype=jnp.dtype(config.dtype if config.dtype != "auto" else "bfloat16" if platform == "gpu" else "float32"),
+        platform=platform,
     )

@@ -38,7 +38,7 @@ from jaxlesion.learning.step import make_grad_cam_step
 from jaxlesion.model.registry import build_model
 from jaxlesion.reporting import plots
 from jaxlesion.reporting.source import Source
-from jaxlesion.runtime.devices import data_mesh
+from jaxlesion.runtime.devices import data_mesh, platform_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -236,7 +236,8 @@ def draw_mistakes(source: Source, pictures: Pictures, mistakes: Mapping[str, pd.
 
 def heat(source: Source, batches: Batches, rows: np.ndarray) -> dict[int, np.ndarray]:
     """Return Grad-CAM [h, w] by row, each by the network of the fold that held the row out."""
-    step, mesh = make_grad_cam_step(build_model(source.run.config.model)), data_mesh(batches.config.batch_size)
+    mesh = data_mesh(batches.config.batch_size)
+    step = make_grad_cam_step(build_model(source.run.config.model, platform_of(mesh)))
     fold, maps = source.lesions["fold"].to_numpy()[rows], {}
     for k in np.unique(fold).tolist():
         variables, _ = restore_variables(source.run, k, mesh=mesh)

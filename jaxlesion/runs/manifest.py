@@ -6,8 +6,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from jaxlesion._version import __version__
+
 PACKAGES = (
-    *("jaxlesion", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "h5py"),
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "h5py"),
     *("tensorflow-cpu", "tensorflow", "albumentations", "opencv-python-headless", "lightgbm"),
 )
 
@@ -16,14 +18,14 @@ def make_manifest(
     data: dict[str, str], rows: int, weights: dict[str, str | None], devices: list[str]
 ) -> dict[str, Any]:
     """Collect what the results of a run depend on: versions, data, weights and machine."""
-    versions = {}
+    versions = {"python": platform.python_version(), "jaxlesion": __version__}  # which a plain checkout has too
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions,
         "git_commit": _git_commit(),
         "platform": platform.platform(),
         "devices": devices,

@@ -61,6 +61,11 @@ def _mesh(devices: list[jax.Device]) -> Mesh:
     return Mesh(np.array(devices), (DATA,), axis_types=(AxisType.Auto,))
 
 
+def platform_of(mesh: Mesh) -> str:
+    """Return the platform of a mesh's devices: "cpu", "gpu" and so on."""
+    return mesh.devices.flat[0].platform
+
+
 def local_mesh(mesh: Mesh) -> Mesh:
     """Return the mesh of this process's devices among those of `mesh`."""
     mine = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]

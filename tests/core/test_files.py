@@ -128,6 +128,8 @@ ELSEWHERE = {  # functions that write without `write_atomic`, and why no half-wr
     "experiments/frontier.py write": MEMORY,
     "experiments/pictures.py _few_colours": MEMORY,
     "experiments/pictures.py _write": MEMORY,
+    "experiments/gpu_session.py measure": "a line is appended whole, by one process at a time",
+    "experiments/gpu_session.py _start": "logs, for a person to read when a case failed",
 }
 SCRATCH = {  # these write only temporary files, in a fresh folder each time
     "port_parity.py",

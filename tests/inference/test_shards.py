@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import h5py
 import jax
@@ -19,6 +20,7 @@ from jaxlesion.inference import predictor as inference
 from jaxlesion.inference import shards as module
 from jaxlesion.inference.predictor import Ensemble, restore_variables
 from jaxlesion.inference.shards import Part, Shards
+from jaxlesion.runs.store import Run
 
 SHARDS = 5  # 120 rows, 20 per shard, rounded up to 24: whole batches of 8
 
@@ -63,6 +65,17 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(Ensemble, "predict", counted)
     return seen, end
+
+
+def test_cores_become_devices_before_jax_is_asked_for_anything(tiny_run, monkeypatch):
+    """Its platform, for instance: JAX would make one device, whatever the cores."""
+    asked, use_cores, default_backend = [], inference.use_cores, jax.default_backend
+    monkeypatch.setattr(inference, "use_cores", lambda size: asked.append("cores") or use_cores(size))
+    monkeypatch.setattr(jax, "default_backend", lambda: asked.append("platform") or default_backend())
+    run = Run.open(tiny_run)
+    Ensemble(run, SimpleNamespace(config=run.config.data), "last")
+    assert asked[0] == "cores"
+    assert "platform" in asked
 
 
 def files(folder) -> dict[str, bytes]:

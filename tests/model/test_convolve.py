@@ -54,6 +54,19 @@ def test_the_platform_chooses_the_form(monkeypatch):
         assert convolution.form() == form
 
 
+def test_the_platform_of_the_network_goes_before_jaxs_and_the_wanted_form_before_both(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    with convolution.on_platform(None):
+        assert convolution.form() == "cpu"
+    for platform, form in (("gpu", "gpu"), ("tpu", "native")):
+        with convolution.on_platform(platform):
+            assert convolution.form() == form
+        with IMPL("native"), convolution.on_platform(platform):
+            assert convolution.form() == "native"
+        with IMPL("each"), convolution.on_platform(platform):
+            assert IMPL.value == "each"
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("depthwise", [True, False])
 def test_padding_is_tensorflow_same(form, depthwise):
