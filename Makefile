@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help train test ci-extra timm chaos lint clean
+.PHONY: help train test ci-extra timm chaos lint docs pictures release clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -30,6 +30,20 @@ timm: $(VENV)/installed  ## install timm and torch, which a few of the longer te
 
 chaos: $(VENV)/installed  ## kill runs and change files at random, N of each, 100 N mutants: make chaos N=100
 	CHAOS=$(or $(N),100) $(BIN)/python -m pytest -m extra --numprocesses 2 --dist loadfile -rP tests/programs/test_chaos.py tests/learning/test_checkpoint.py tests/programs/test_hostile.py $(ARGS)
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+docs: $(VENV)/installed-docs  ## build the site into build/site; a warning or a broken link ends it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+pictures: $(VENV)/installed  ## draw the pictures of the docs: of a small run on drawn lesions, or of ARGS="--run RUN"
+	$(BIN)/python -m experiments.pictures $(ARGS)
+
+release: $(VENV)/installed  ## build wheel and sdist into dist, check them, and say what is left to a person
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[release]"
+	$(BIN)/python .ci/release.py $(ARGS)
 
 lint: $(VENV)/installed  ## check style
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -26,6 +27,9 @@ from jaxlesion.learning.augment import augment
 from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.terminal import show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,22 @@ def draws(images: list[np.ndarray], sheet: Sheet) -> dict[str, np.ndarray]:
 
 def draw_sheet(sheet: Sheet) -> None:
     """Write the sheet as a picture to `sheet.out`."""
-    from matplotlib.figure import Figure
-
     with tempfile.TemporaryDirectory() as folder:
         if sheet.data_dir is None:
             from jaxlesion.data.demo import write_demo
 
             write_demo(Path(folder) / "demo")
         images = malignant(sheet.data_dir or Path(folder) / "demo", sheet.lesions, sheet.size, sheet.seed)
+    picture = io.BytesIO()
+    sheet_figure(images, sheet).savefig(picture, dpi=120, format=sheet.out.suffix[1:] or "png")
+    write_atomic(sheet.out, picture.getvalue())
+    show(f"recipe {sheet.recipe}: {sheet.out}")
+
+
+def sheet_figure(images: list[np.ndarray], sheet: Sheet) -> "Figure":
+    """Draw each image [size, size, 3] in a row, with its draws by both back ends."""
+    from matplotlib.figure import Figure
+
     columns = [("original", np.array(images))]
     for name, drawn in draws(images, sheet).items():
         columns += [(f"{name} {k + 1}", drawn[:, k]) for k in range(sheet.draws)]
@@ -87,10 +99,7 @@ def draw_sheet(sheet: Sheet) -> None:
         for i, image in enumerate(column):
             axes[i, j].imshow(image)
             axes[i, j].axis("off")
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120, format=sheet.out.suffix[1:] or "png")
-    write_atomic(sheet.out, picture.getvalue())
-    show(f"recipe {sheet.recipe}: {sheet.out}")
+    return figure
 
 
 if __name__ == "__main__":

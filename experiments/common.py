@@ -33,9 +33,9 @@ from jaxlesion.runtime.devices import use_cores
 from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.train import train
 from jaxlesion.training.begin import open_run
-from jaxlesion.ui.console import progress
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
+from jaxlesion.ui.progress import progress
 from jaxlesion.ui.terminal import say
 
 SHRUNK_EPOCHS = {1: 1, 5: 2, 20: 2, 50: 3, 100: 4}
@@ -45,7 +45,7 @@ SHRUNK = (
     *("--optim.learning-rate", "1e-3", "--optim.warmup-steps", "2"),
 )
 OURS = ("--epochs", "--preset", "--run-dir", "--resume")  # training options that each experiment sets itself
-EPILOG = """Every other option is one of training's and holds for all runs (python -m jaxlesion.train --help), such as
+EPILOG = """Every other option is one of training's and holds for all runs (python -m jaxlesion.train --help-all):
   --weights FILE --data.image-size 128 --data.batch-size 64 --augment.backend jax
 Give the same options and --out again to resume an interrupted experiment."""
 

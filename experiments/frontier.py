@@ -5,17 +5,18 @@
 
 Trains B0 and B1 at each size on folds 0 and 1, into `--out`/runs; B2 and B3 are measured for their cost alone and
 marked untrained. Time is that of the jitted prediction of a batch, all networks in turns, median; memory is that of
-the weights and of what the compiled program needs beside them. Writes `frontier.md` and `frontier.png` after each
-finished network. Give the same command again to resume. Hardware: on two cores about a quarter of an hour a network,
-size and fold at 128 px.
+the weights and of what the compiled program needs beside them. Writes `frontier.md`, `frontier.json` and
+`frontier.png` after each finished network. Give the same command again to resume. Hardware: on two cores about a
+quarter of an hour a network, size and fold at 128 px.
 """
 
 import io
+import json
 import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -39,6 +40,9 @@ from jaxlesion.train import train
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse, parse_train
 from jaxlesion.ui.terminal import say, show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METRICS = (("AUC", "roc_auc"), ("pAUC", "pauc"))
 SHRUNK = ("--model.variant", "tiny", "--data.batch-size", "8", "--epochs", "1", "--optim.warmup-steps", "2")
@@ -161,19 +165,28 @@ def write(config: Frontier, points: list[dict[str, Any]]) -> Path:
     how = f"Batches of {config.batch}. {made['date']}: {made['machine']}; {made['software']}."
     text = f"{markdown(header, rows)}\n\n{how}\n"
     config.out.mkdir(parents=True, exist_ok=True)
+    image = io.BytesIO()
+    figure(points).savefig(image, dpi=150)
     write_atomic(config.out / "frontier.md", text)
-    draw(points, config.out / "frontier.png")
+    write_atomic(config.out / "frontier.json", json.dumps(points, indent=1) + "\n")
+    write_atomic(config.out / "frontier.png", image.getvalue())
     return config.out / "frontier.md"
 
 
-def draw(points: list[dict[str, Any]], path: Path) -> None:
-    """Draw AUC and pAUC against milliseconds; untrained networks as marks on the axis."""
-    import matplotlib
+def read_points(path: Path) -> list[dict[str, Any]]:
+    """Read the points that `write` has written."""
+    points = json.loads(path.read_text())
+    return [point | {key: Estimate(*point[key]) for _, key in METRICS if key in point} for point in points]
 
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(METRICS), figsize=(10, 4), layout="constrained")
+def figure(points: list[dict[str, Any]]) -> "Figure":
+    """Draw AUC and pAUC against milliseconds, untrained networks as marks on the axis; without any, milliseconds."""
+    from matplotlib.figure import Figure
+
+    if not any(key in point for point in points for _, key in METRICS):
+        return _costs_figure(points)
+    drawing = Figure(figsize=(10, 4), layout="constrained")
+    axes = drawing.subplots(1, len(METRICS))
     for axis, (label, key) in zip(axes, METRICS, strict=True):
         for name in dict.fromkeys(point["network"] for point in points):
             own = [point for point in points if point["network"] == name]
@@ -191,10 +204,21 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
                 axis.plot(x, [0.02] * len(x), "|", ms=12, transform=at, label=f"{title}, untrained")
         axis.set(xlim=(0, None), xlabel="milliseconds an image", ylabel=label)
         axis.legend()
-    image = io.BytesIO()
-    figure.savefig(image, dpi=150)
-    plt.close(figure)
-    write_atomic(path, image.getvalue())
+    return drawing
+
+
+def _costs_figure(points: list[dict[str, Any]]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(6, 4), layout="constrained")
+    axis = drawing.add_subplot()
+    for name in dict.fromkeys(point["network"] for point in points):
+        own = [point for point in points if point["network"] == name]
+        x, y = [point["size"] for point in own], [point["milliseconds"] for point in own]
+        axis.plot(x, y, "o-", label=name.removeprefix("efficientnetv2_").upper())
+    axis.set(ylim=(0, None), xlabel="side of the image in pixels", ylabel="milliseconds an image")
+    axis.legend(frameon=False)
+    return drawing
 
 
 if __name__ == "__main__":

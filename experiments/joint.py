@@ -52,8 +52,8 @@ from jaxlesion.model.weights import initial_variables
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.compile_cache import keep_compiled
 from jaxlesion.runtime.devices import DATA, data_mesh, replicate, shard_batch, use_cores
-from jaxlesion.ui.console import ProgressBar
 from jaxlesion.ui.exits import run_program
+from jaxlesion.ui.progress import ProgressBar
 from jaxlesion.ui.terminal import say
 
 SEEDS = {"table": 5, "late": 3, "joint": 1}  # trainings whose log odds are averaged

@@ -27,8 +27,8 @@ from jaxlesion.evaluation.compare import compare
 from jaxlesion.evaluation.summary import POOLED, EvalOptions, summarise
 from jaxlesion.inference.stacking import fit_stack
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.console import ProgressBar
 from jaxlesion.ui.exits import run_program
+from jaxlesion.ui.progress import ProgressBar
 from jaxlesion.ui.terminal import say
 
 DEFAULT = FeaturesConfig()

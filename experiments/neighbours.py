@@ -14,7 +14,7 @@ from jaxlesion.data.predictions import read_predictions, write_predictions
 from jaxlesion.data.schema import feature_columns
 from jaxlesion.evaluation.summary import Summary
 from jaxlesion.inference.knn import KnnOptions, knn_predictions
-from jaxlesion.ui.console import ProgressBar
+from jaxlesion.ui.progress import ProgressBar
 from jaxlesion.ui.terminal import say
 
 _NOTE = (

@@ -44,9 +44,9 @@ from jaxlesion.evaluation.summary import POOLED, EvalOptions, summarise
 from jaxlesion.inference.predictor import predict_out_of_fold
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse, parse_train
+from jaxlesion.ui.progress import ProgressBar
 from jaxlesion.ui.terminal import say
 
 IDENTITY = ("name", "base_size", "folds", "seeds")  # of a line

@@ -35,8 +35,8 @@ from jaxlesion.runs.fold_dir import STEP
 from jaxlesion.runs.released import SUMS
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import progress
 from jaxlesion.ui.exits import run_program
+from jaxlesion.ui.progress import progress
 from jaxlesion.ui.terminal import show
 
 

@@ -15,7 +15,7 @@ from jaxlesion.runs.selection import choose_folds
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
 from jaxlesion.training.run import train_run
-from jaxlesion.ui.console import ProgressBar
+from jaxlesion.ui.progress import ProgressBar
 from jaxlesion.ui.terminal import quiet, say
 
 

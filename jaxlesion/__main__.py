@@ -29,7 +29,7 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     listed = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
     return (
-        "usage: jaxlesion COMMAND [options]; jaxlesion COMMAND --help lists the options\n\n"
+        "usage: jaxlesion COMMAND [options]; COMMAND --help lists the main options, --help-all every one\n\n"
         f"{listed}\n\n  {'completion':{width}}  print the completion of all this for a shell: {', '.join(SHELLS)}\n\n"
         f"jaxlesion {__version__}. For research; not a medical device."
     )

@@ -17,10 +17,10 @@ from jaxlesion.data.open import open_dataset
 from jaxlesion.data.schema import KEYS
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.progress import ProgressBar
 from jaxlesion.ui.terminal import results_to_stderr, say, show
 
 LISTED = 10  # groups that are printed

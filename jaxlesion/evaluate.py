@@ -27,10 +27,11 @@ from jaxlesion.evaluation.summary import (
 from jaxlesion.inference.labelled import Labelled, LabelledOptions, open_labelled, read_labelled
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar, print_comparison, print_grid, print_summary, progress
+from jaxlesion.ui.console import print_comparison, print_grid, print_summary
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.progress import ProgressBar, progress
 from jaxlesion.ui.terminal import results_to_stderr, show
 
 

@@ -27,8 +27,9 @@ class ExportConfig:
     """Write a run's networks for other programs: all folds, one of them, or the model of all rows."""
 
     to: Literal["onnx", "timm", "hub", "stablehlo"]
-    """onnx: one file for ONNX Runtime, OpenVINO and others. timm: a folder that timm.create_model opens. hub: the same
-    with the model card, for the Hugging Face hub. stablehlo: one file that jax.export opens, without this package."""
+    """What to write. onnx: one file for ONNX Runtime, OpenVINO and others. timm: a folder that timm.create_model opens.
+    hub: the same with the model card, for the Hugging Face hub. stablehlo: one file that jax.export opens, without this
+    package."""
     run: Path | None = None
     """Folder of a run, or hf://USER/NAME [default: the released model, ckpt/best-b1 of the clone]."""
     out: Path | None = None

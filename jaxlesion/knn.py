@@ -13,10 +13,11 @@ from jaxlesion.evaluation.bootstrap import LEVEL, RESAMPLES
 from jaxlesion.evaluation.summary import EvalOptions, Summary, as_json, resampled_by, summarise
 from jaxlesion.inference.knn import KnnOptions, knn_predictions, model_name
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar, print_neighbours, progress
+from jaxlesion.ui.console import print_neighbours
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.progress import ProgressBar, progress
 from jaxlesion.ui.terminal import results_to_stderr, say, show
 
 

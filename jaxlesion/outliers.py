@@ -16,10 +16,11 @@ from jaxlesion.evaluation.summary import EvalOptions, Summary, notes_on, summari
 from jaxlesion.inference.knn import KnnOptions
 from jaxlesion.inference.outliers import outliers
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar, print_summary, progress
+from jaxlesion.ui.console import print_summary
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.progress import ProgressBar, progress
 from jaxlesion.ui.terminal import say, show
 
 PREDICTIONS, DISTANCES = "ugly-duckling.csv", "distances.csv"

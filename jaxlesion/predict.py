@@ -21,10 +21,10 @@ from jaxlesion.inference.tables import PredictOptions, predict_dataset, predict_
 from jaxlesion.runs.released import describe, open_released
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.progress import ProgressBar
 from jaxlesion.ui.streams import printable
 from jaxlesion.ui.terminal import say
 

@@ -13,10 +13,10 @@ from jaxlesion.evaluation.summary import EvalOptions
 from jaxlesion.reporting.page import page_context, render
 from jaxlesion.reporting.source import read_source
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar, progress
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse
 from jaxlesion.ui.outputs import check_outputs
+from jaxlesion.ui.progress import ProgressBar, progress
 from jaxlesion.ui.terminal import say, show
 
 PAGES = ("report.html", "model_card.md")

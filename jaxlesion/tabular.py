@@ -7,9 +7,10 @@ from jaxlesion.core.experts import TabularConfig
 from jaxlesion.core.hooks import Hooks
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.memory import prepare_process
-from jaxlesion.ui.console import ProgressBar, print_run
+from jaxlesion.ui.console import print_run
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_tabular
+from jaxlesion.ui.progress import ProgressBar
 from jaxlesion.ui.terminal import say, show
 
 

@@ -1,9 +1,7 @@
 """python -m jaxlesion.train: train the folds of a run and predict what each one held out, or a model of all rows."""
 
-import json
 from collections.abc import Callable, Sequence
 
-from jaxlesion.core import fields
 from jaxlesion.core.config import ALL_ROWS, TrainConfig
 from jaxlesion.core.hooks import Hooks, ignore
 from jaxlesion.runs.store import Run
@@ -12,9 +10,10 @@ from jaxlesion.runtime.processes import end_together, join_processes, process_in
 from jaxlesion.training.begin import DEMO_NOTE
 from jaxlesion.training.run import train_run
 from jaxlesion.training.watch import TensorBoard, both
-from jaxlesion.ui.console import ProgressBar, print_fold
+from jaxlesion.ui.console import print_changes, print_fold, print_next
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.options import arguments, parse_train
+from jaxlesion.ui.progress import RunProgress
 from jaxlesion.ui.terminal import quiet, say, show
 
 
@@ -29,21 +28,21 @@ def train(config: TrainConfig, observe: Callable[..., None] = ignore) -> Run:
         InputError: whatever about the data, the weights or the run the caller must put right.
     """
     board = TensorBoard() if config.log == "tensorboard" else None
+    progress = RunProgress()
     with join_processes(config.distributed, config.data.batch_size), quiet(process_index() > 0):
         if board is not None and process_index() == 0:
             observe = both(observe, board)
-        run = train_run(config, Hooks(say, ProgressBar, observe), _print_config, print_fold)
+        hooks = Hooks(say, progress.meter, both(progress, observe))
+        run = train_run(config, hooks, print_changes, print_fold)
         if run.config.preset == "demo":
             say(DEMO_NOTE)
         if config.fold == "none":
             show(f"run: {run.folder}    model of all rows: {run.fold(ALL_ROWS).model}")
         else:
             show(f"run: {run.folder}    out-of-fold predictions: {run.folder / 'oof.csv'}")
+            if process_index() == 0:  # which has written the files
+                print_next(run, progress.elapsed)
         return run
-
-
-def _print_config(config: TrainConfig) -> None:
-    say(json.dumps(fields.to_dict(config), indent=2))
 
 
 def main(argv: Sequence[str] | None = None, observe: Callable[..., None] = ignore) -> None:

@@ -35,6 +35,7 @@ OPTIONS = {
     "experiments.metadata": "--shrink --bootstrap 20",
     "experiments.tabular_scale": "--rows 2000 --malignant 60 --patients 40",
     "experiments.coverage": "--sets 2 --resamples 20 --patients 60 --malignant 16",
+    "experiments.pictures": "--shrink --resamples 20 --out pictures",
     "experiments.scale": (
         "--rows 200 400 --table-rows 1500 --patients 60 --malignant 60 --batch-size 16 --shard-rows 64"
     ),

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import reference
 import reliability
 from shrunk import LAUNCHERS, NEED_TIMM, free_port, program_of, shrink
 
@@ -65,7 +66,7 @@ def with_any(wanted: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("page", with_any("package"), ids=lambda page: page.name)
-def test_commands_run(page, demo, tmp_path, monkeypatch):
+def test_commands_run(page, demo, tiny_run, tmp_path, monkeypatch):
     """One after the other, in one folder; the page is built, and not waited for."""
     monkeypatch.setattr("jaxlesion.serving.server.listen", lambda app, bound: bound.close())
     monkeypatch.setattr("jaxlesion.serving.examine.Examiner.warm_up", lambda *_: 0.0)
@@ -73,6 +74,11 @@ def test_commands_run(page, demo, tmp_path, monkeypatch):
     shutil.copytree(demo, "isic-2024-challenge")
     with open_images(demo / "train-image.hdf5") as images:
         Path("lesion.jpg").write_bytes(images.read(next(iter(images.ids))))
+    if page.name == "tutorial.md":  # whose Python makes the data of its commands
+        run_python(page)
+    listed = "\n".join(commands(page, "package"))
+    for name in set(re.findall(r"--run (ckpt/\S+)", listed)) - set(re.findall(r"--run-dir (ckpt/\S+)", listed)):
+        shutil.copytree(tiny_run, name)  # that another page trains
     for line in commands(page, "package"):
         words = shlex.split(line, comments=True)
         importlib.import_module(words[2]).main(shrink(words)[3:])
@@ -160,6 +166,10 @@ def test_python_runs(page, tmp_path, monkeypatch):
     for line in commands(page, "package"):
         if "jaxlesion.export" in line:
             importlib.import_module("jaxlesion.export").main(shlex.split(line)[3:])
+    run_python(page)
+
+
+def run_python(page: Path) -> None:
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), {})
 
@@ -173,9 +183,29 @@ def test_links_between_pages_lead_somewhere():
             assert not part or part in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}, part
 
 
+def test_pictures_in_html_are_there_and_have_words():
+    for page in PAGES:
+        for tag in re.findall(r"<(?:img|source) [^>]*>", page.read_text()):
+            (name,) = re.findall(r'\bsrc(?:set)?="([^"]+)"', tag)
+            assert (page.parent / name).is_file(), f"{page.name}: {name}"
+            assert tag.startswith("<source") or re.search(r'alt="[^"]{20,}"', tag), f"{page.name}: {name}"
+
+
+def test_the_readme_is_short_and_every_page_is_on_the_site():
+    assert (ROOT / "README.md").read_text().count("\n") < 90
+    listed = re.findall(r"^ +- [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
 def test_the_faults_of_the_reliability_page_are_those_of_the_tests():
     text = reliability.DOCUMENT.read_text()
     assert text == reliability.rendered(text), "write it anew: python tests/reliability.py --write"
+
+
+@pytest.mark.parametrize("page", reference.PAGES)
+def test_the_reference_is_what_the_source_says(page):
+    text = (reference.DOCS / page).read_text()
+    assert text == reference.PAGES[page](), "write it anew: python tests/reference.py --write"
 
 
 def test_files_in_the_docs_exist():
@@ -196,5 +226,5 @@ def test_options_in_the_docs_exist():
 def _help(parse) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
-        parse(["--help"])
+        parse(["--help-all"])
     return printed.getvalue()

@@ -36,7 +36,7 @@ class Layout:
     table: Path | None = None
     """Table of lesions: CSV, .csv.gz or Parquet [default: train-metadata.csv, or test-metadata.csv, of --data-dir]."""
     columns: str | None = None
-    """Its columns under other names, such as isic_id=image_name,target=benign_malignant,patient_id=subject."""
+    """Names of the table's columns, such as isic_id=image,target=label,patient_id=subject."""
     positive: str | None = None
     """Labels, or class folders, that mean malignant, such as melanoma or mel,bcc; all others are benign."""
 

@@ -29,8 +29,9 @@ class FeaturesConfig:
     derived: bool = True
     """Add measures made of several columns, such as the contrast to the skin around; docs/metadata.md lists them."""
     relative: tuple[Relative, ...] = ("z", "median")
-    """How a lesion compares with the others of its patient: z-score, the patient's median, difference to it, rank,
-    ratio to the largest, number of lesions. The last two depend on how many rows of a patient were published."""
+    """How a lesion compares with the others of its patient. z: z-score; median: the patient's median; difference to
+    it; rank; ratio to the largest; count of lesions. The last two depend on how many rows of a patient were
+    published."""
     within: tuple[Within, ...] = ("patient",)
     """The others: all of the patient, those of the same part of the body, or those of the same kind of tile."""
     without: tuple[str, ...] = ()

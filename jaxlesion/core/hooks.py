@@ -54,13 +54,13 @@ class Hooks:
 
     Args:
         say: called with lines of text.
-        progress: makes a meter for each piece of work.
+        progress: makes a meter for each piece of work, called as `Meter`.
         observe: called with the name of an event and its details, such as `observe("step", step=3, rows=rows)`. An
             exception that it raises ends the work.
     """
 
     say: Callable[[str], None] = ignore
-    progress: type[Meter] = Meter
+    progress: Callable[..., Meter] = Meter
     observe: Callable[..., None] = ignore
 
 

@@ -57,7 +57,7 @@ def open_dataset(
     """Open one split of a folder.
 
     Args:
-        data_dir: in the layout of the competition, or another one that docs/usage.md lists.
+        data_dir: in the layout of the competition, or another one that docs/data.md lists.
         split: train or test.
         layout: the table and the meaning of its columns, where these do not follow from the folder.
         labelled: whether targets must be there; None: for train.

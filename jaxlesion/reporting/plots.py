@@ -60,7 +60,7 @@ def roc(folds: Curves, overall: tuple[np.ndarray, np.ndarray], name: str) -> "Fi
         overall: the thick one.
         name: of the thick one.
     """
-    figure, axis = _square("false positive rate (1 - specificity)", "true positive rate (sensitivity)")
+    figure, axis = square("false positive rate (1 - specificity)", "true positive rate (sensitivity)")
     axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":", label="chance")
     for label, columns in folds.items():
         axis.plot(*roc_curve(*columns)[:2], linewidth=0.8, alpha=0.7, label=label)
@@ -76,7 +76,7 @@ def roc(folds: Curves, overall: tuple[np.ndarray, np.ndarray], name: str) -> "Fi
 
 def precision_recall(folds: Curves, overall: tuple[np.ndarray, np.ndarray], name: str) -> "Figure":
     """Draw precision by recall, as steps without interpolation between operating points. Arguments as for `roc`."""
-    figure, axis = _square("recall (sensitivity)", "precision")
+    figure, axis = square("recall (sensitivity)", "precision")
     axis.axhline(overall[0].mean(), color="grey", linewidth=0.8, linestyle=":", label="chance: share of malignant rows")
     for label, columns in folds.items():
         precision, recall, _ = precision_recall_curve(*columns)
@@ -264,7 +264,8 @@ def _axes(rows: int, columns: int, inches: tuple[float, float], *, images: bool 
     return figure, axes
 
 
-def _square(x: str, y: str) -> "tuple[Figure, Axes]":
+def square(x: str, y: str) -> "tuple[Figure, Axes]":
+    """Return a figure and its axes, both from 0 to 1, with labels."""
     figure, (axis,) = _axes(1, 1, (5.2, 5.2))
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y, aspect="equal")
     return figure, axis

@@ -127,7 +127,7 @@ def card(examiner: Examiner, result: Result) -> str:
         unlike = '<span class="unlike">unlike the training crops</span>'
     notes = "".join(f"<li>{safe(note)}</li>" for note in notes_on(examiner, result))
     return (
-        f'<article class="lesion"><header><h3>{safe(result.name)}</h3>{known}{unlike}</header>'
+        f'<article class="lesion"><header><h2>{safe(result.name)}</h2>{known}{unlike}</header>'
         f'<div class="pictures">{figures}</div><div class="numbers">'
         f'<p class="probability"><strong>{percent(headline)}</strong> probability of malignancy<br>'
         f"<small>{kind}</small></p>{_views(result, headline)}{_place(result)}</div>{_neighbours(result)}"
@@ -157,7 +157,7 @@ def _views(result: Result, headline: float) -> str:
     ticks = "".join(f'<span style="left:{_at(tick):.1f}%">{100 * tick:g} %</span>' for tick in TICKS)
     low, high = percent(min(result.views)), percent(max(result.views))
     return (
-        f'<h4>Turned and mirrored: {low} to {high}</h4><div class="scale" role="img" '
+        f'<h3>Turned and mirrored: {low} to {high}</h3><div class="scale" role="img" '
         f'aria-label="eight views, from {low} to {high}">{marks}<b style="left:{_at(headline):.1f}%"></b></div>'
         f'<div class="ticks" aria-hidden="true">{ticks}</div>'
     )
@@ -172,7 +172,7 @@ def _place(result: Result) -> str:
         f"<span>{percent(share)}</span></dd>"
         for name, share in zip(CLASSES, result.place[:2], strict=True)
     )
-    return f'<h4>Above these shares of {result.place.lesions:,} held-out lesions</h4><dl class="place">{bars}</dl>'
+    return f'<h3>Above these shares of {result.place.lesions:,} held-out lesions</h3><dl class="place">{bars}</dl>'
 
 
 def _neighbours(result: Result) -> str:
@@ -184,4 +184,4 @@ def _neighbours(result: Result) -> str:
         for n in result.surroundings.neighbours
     )
     title = f"Nearest of {result.surroundings.compared:,} training lesions"
-    return f'<section class="neighbours"><h4>{title}</h4><div>{shown}</div></section>'
+    return f'<section class="neighbours"><h3>{title}</h3><div>{shown}</div></section>'

@@ -121,12 +121,14 @@ def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks)
     groups = group_numbers(lesions, config.model.auxiliary)
     batches = opened.batches.teaching(config.sampling.even, weight, groups)
     size = config.data.batch_size
-    hooks.say(f"fold {name}: {steps_per_epoch(rows.training, size)} steps of {size} an epoch; the first one compiles")
+    steps = steps_per_epoch(rows.training, size)
+    hooks.say(f"fold {name}: {steps:,} steps of {size} an epoch; the first one compiles")
     with _locked(folder), StopSignal() as stop:
         journal = Journal(
             name, folder, folder.started, config.epochs, target[rows.validation], hooks.say, hooks.observe
         )
-        hooks.observe("fold", folder=folder.folder, images=lambda: first_images(config, rows, batches))
+        images, total = lambda: first_images(config, rows, batches), steps * config.epochs
+        hooks.observe("fold", folder=folder.folder, images=images, steps=total)
         with Checkpoints(folder.checkpoints) as checkpoints:
             trained = train_fold(config, rows, batches, opened.weights, checkpoints, journal, stop, hooks)
         table = None

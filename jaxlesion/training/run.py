@@ -27,7 +27,7 @@ def train_run(
 
     Args:
         config: of the run; its folders are filled in.
-        hooks: see `Hooks`; events are `opened` and those of `train_fold`.
+        hooks: see `Hooks`; events are `opened`, `planned` with the folds to train, and those of `train_fold_of`.
         started: called with the whole configuration once all is checked, before the first fold.
         after_fold: called in the first process with the run, its lesions and a finished fold's predictions.
 
@@ -44,6 +44,7 @@ def train_run(
     opened = begin(config, hooks)
     folds = from_first(lambda: folds_to_train(opened.run, config))
     started(config)
+    hooks.observe("planned", folds=folds)
     for fold in folds:
         table = train_fold_of(opened, config, fold, hooks)
         if table is not None and process_index() == 0:

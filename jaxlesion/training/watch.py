@@ -46,7 +46,7 @@ class TensorBoard:
         if handle := getattr(self, f"_on_{event}", None):
             handle(**details)
 
-    def _on_fold(self, folder: Path, images: Callable[[], np.ndarray]) -> None:
+    def _on_fold(self, folder: Path, images: Callable[[], np.ndarray], **_: Any) -> None:
         self._folder, self._images, self._writer = folder / FOLDER, images, None
 
     def _on_step(self, step: int, rows: np.ndarray) -> None:

@@ -1,14 +1,12 @@
-"""Progress, and tables of metrics."""
+"""Tables of metrics, and of a configuration."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Self
+import shlex
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jaxlesion.core.hooks import Meter
+from jaxlesion.core.config import TrainConfig
+from jaxlesion.core.presets import preset
 from jaxlesion.data.predictions import read_predictions
 from jaxlesion.evaluation import registry
 from jaxlesion.evaluation.clinic import WHOLE_FOLD, Grid, without_uncorrected
@@ -27,56 +25,42 @@ from jaxlesion.evaluation.summary import (
     summarise_run,
 )
 from jaxlesion.runs.store import Run
-from jaxlesion.ui.terminal import notes, say, show, show_table
+from jaxlesion.ui.described import as_text, describe
+from jaxlesion.ui.progress import as_clock, progress
+from jaxlesion.ui.terminal import say, say_columns, show, show_table
 
-LOG_SECONDS = 60  # between two lines of progress where there is no terminal
-
-
-class ProgressBar(Meter):
-    """Show a meter as a bar with loss, images per second and remaining time; a line now and then in a log file."""
-
-    def __init__(self, title: str, steps: int, start: int = 0, images: int = 1):
-        super().__init__(title, steps, start, images)
-        self.bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=notes,
-            transient=True,
-            disable=not notes.is_terminal,  # elsewhere it would print empty lines
-        )
-        self.task = self.bar.add_task(title, total=steps, completed=start, note="")
-        self.printed = time.monotonic()
-
-    def tick(self, loss: float | None = None, steps: int = 1) -> None:
-        """Count some steps and show how far it is."""
-        super().tick(loss, steps)
-        parts = [f"loss {loss:.4f}"] if loss is not None else []
-        note = "  ".join([*parts, f"{self.rate:.1f} img/s"] if self.images else parts)
-        self.bar.update(self.task, completed=self.done, note=note)
-        if not notes.is_terminal and time.monotonic() - self.printed > LOG_SECONDS:
-            self.printed = time.monotonic()
-            say(f"{self.title}: {self.done:,} of {self.steps:,}  {note}")
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+PLACES = ("data_dir", "run_dir", "fold")  # options that say where, and not how
 
 
-@contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar; yield `update(done, total)`."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def print_changes(config: TrainConfig) -> None:
+    """Print the main settings, each option that is not as its preset has it, and where all of them are."""
+    of_preset = {option.name: option for option in describe(TrainConfig, preset(config.preset))}
+    data, model = config.data, config.model.variant
+    epochs = f"{config.epochs} epoch{'s'[: config.epochs > 1]}"
+    say(f"preset {config.preset}: {model}, {data.image_size} px, batch {data.batch_size}, {epochs}; besides:")
+    changed = [one for one in describe(TrainConfig, config) if one.default != of_preset[one.name].default]
+    rows = []
+    for option in changed:
+        before = of_preset[option.name].default
+        instead = "" if before in (None, ()) or option.name in PLACES else f"in the preset {as_text(before)}"
+        rows.append((option.flag, as_text(option.default), instead))
+    say_columns(rows)
+    say(f"all options: {config.run_dir / 'config.json'}")
+
+
+def print_next(run: Run, seconds: float) -> None:
+    """Print what a training took, and the three files to open next."""
+    finished = run.finished_folds()
+    records = run.fold(finished[-1]).folder / "metrics.jsonl"
+    say(f"finished: fold {', '.join(map(str, finished))}. Took {as_clock(seconds)}. To open next:")
+    say_columns(
+        [
+            (str(run.folder / "oof.csv"), "the probability of each held-out lesion"),
+            (str(records), "loss and validation after each epoch"),
+            (str(run.folder / "report" / "report.html"), "a page with pictures, once this has made it:"),
+        ]
+    )
+    say(f"    python -m jaxlesion.report --run {shlex.quote(str(run.folder))}")
 
 
 def print_summary(summary: Summary) -> None:

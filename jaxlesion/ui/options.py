@@ -22,10 +22,12 @@ from jaxlesion.core.hub import repository_of
 from jaxlesion.core.presets import PRESETS, preset
 from jaxlesion.runs.selection import folds_meant
 from jaxlesion.runs.store import Run
+from jaxlesion.ui.help import ALL, print_help
 
 T = TypeVar("T")
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 FILES = ("weights", "image")  # options that are paths, but no `Path`
+HELP = {"-h", "--help"}
 HUB = ("weights", "run")  # options that may be hf://USER/NAME
 
 
@@ -34,12 +36,16 @@ def parse(kind: type[T], argv: Sequence[str], program: str, default: T | None = 
 
     Raises:
         InputError: an option that does not exist or a value of the wrong type, in one line.
-        SystemExit: after --help.
+        SystemExit: after --help and --help-all.
     """
+    if HELP & set(argv):
+        print_help(kind, program, default)
+        raise SystemExit(0)
     heard = io.StringIO()
     try:
         with contextlib.redirect_stderr(heard):
-            config = tyro.cli(kind, args=list(argv), prog=f"python -m jaxlesion.{program}", default=default)
+            words = ["--help" if word == ALL else word for word in argv]
+            config = tyro.cli(kind, args=words, prog=f"python -m jaxlesion.{program}", default=default)
         _refuse_addresses(config)
         return config
     except SystemExit as e:
@@ -77,7 +83,7 @@ def _one_line(box: str, program: str) -> str:
     complaint, _, rest = text.strip().partition("\n\n")
     guess = re.search(r"--[\w.-]+", rest) if rest.startswith("Perhaps you meant") else None
     hint = f"; did you mean {guess[0]}?" if guess else ""
-    return f"{' '.join(complaint.split())}{hint} (see python -m jaxlesion.{program} --help)"
+    return f"{' '.join(complaint.split())}{hint} (see python -m jaxlesion.{program} {ALL})"
 
 
 def parse_train(argv: Sequence[str]) -> TrainConfig:
@@ -173,7 +179,7 @@ def _early(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _wants_help(argv: Sequence[str]) -> bool:
-    return bool({"-h", "--help"} & set(argv))
+    return bool({*HELP, ALL} & set(argv))
 
 
 def _is_given(name: str, argv: Sequence[str]) -> bool:

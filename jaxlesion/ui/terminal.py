@@ -21,6 +21,13 @@ def show(text: str) -> None:
     results.print(text)
 
 
+def say_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print notes in columns; the last one is never padded."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say("  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
 @contextmanager
 def results_to_stderr(wanted: bool) -> Iterator[None]:
     """Print results on standard error while the context lasts, if wanted: standard output is then a file's."""

@@ -125,7 +125,9 @@ ELSEWHERE = {  # functions that write without `write_atomic`, and why no half-wr
     "jaxlesion/reporting/plots.py png": MEMORY,
     "jaxlesion/serving/reference.py data_uri": MEMORY,
     "experiments/augmentation_sheet.py draw_sheet": MEMORY,
-    "experiments/frontier.py draw": MEMORY,
+    "experiments/frontier.py write": MEMORY,
+    "experiments/pictures.py _few_colours": MEMORY,
+    "experiments/pictures.py _write": MEMORY,
     "experiments/gpu_session.py measure": "a line is appended whole, by one process at a time",
     "experiments/gpu_session.py _start": "logs, for a person to read when a case failed",
 }

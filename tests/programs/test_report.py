@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import itertools
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from browser import browsing, find_browser
 from PIL import Image
 
 from jaxlesion import report
@@ -27,7 +29,6 @@ from jaxlesion.reporting.source import Source
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.devices import data_mesh, shard_batch
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PICTURES = {
     *("learning_curves", "roc", "precision_recall", "reliability", "decision_curve", "confusion", "scores"),
     *("augmentation", "false_positives", "false_negatives"),
@@ -202,9 +203,8 @@ window.addEventListener('load', () => {
 
 
 def test_a_browser_draws_every_picture_without_complaint(written, tmp_path):
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser is installed ({', '.join(BROWSERS)})")
+    if (browser := find_browser()) is None:
+        pytest.skip("no browser is installed")
     html = (written / "report.html").read_text()
     page = tmp_path / "probe.html"
     page.write_text(html.replace("</body>", PROBE + "</body>"))
@@ -219,3 +219,51 @@ def test_a_browser_draws_every_picture_without_complaint(written, tmp_path):
     assert seen == {"pictures": html.count("<img"), "broken": [], "anchors": 0, "overflow": seen["overflow"]}
     assert seen["overflow"] <= 0
     assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
+
+
+# Of the page: its headings' levels, and what is wider than the window and cannot be scrolled by keyboard.
+OUTLINE = "[...document.querySelectorAll('h1, h2, h3')].map(h => +h.tagName[1])"
+STUCK = """[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1
+  && !(e.closest('.wide') && e.closest('.wide').tabIndex === 0 && e.closest('.wide').ariaLabel)).length"""
+
+
+@pytest.mark.extra
+def test_the_page_can_be_read_at_every_width_light_and_dark_and_by_keyboard(written, tmp_path):
+    if (path := find_browser()) is None:
+        pytest.skip("no browser is installed")
+    with browsing(path, tmp_path / "profile") as page:
+        for width in (400, 800, 1400):
+            for dark in (False, True):
+                page.open(
+                    (written / "report.html").as_uri(), width, dark=dark, until="document.readyState == 'complete'"
+                )
+                page.js("document.querySelectorAll('details').forEach(d => d.open = true)")
+                assert page.least_contrast("body *") >= 4.5
+                assert page.js("document.documentElement.scrollWidth") == width
+                assert page.js(STUCK) == 0
+        levels = page.js(OUTLINE)
+        assert levels.count(1) == 1
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+        assert page.js("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"  # of the dark one
+        assert not page.complaints()
+
+
+def test_groups_without_figures_are_folded_away(written):
+    html = (written / "report.html").read_text()
+    part = html[html.index('<h2 id="groups">') : html.index('<h2 id="augmented">')]
+    open_part, _, folded = part.partition("<details>")
+    assert re.search(r"<summary>\d+ groups without figures", folded)
+    assert "fewer than" in folded
+    assert "fewer than" not in open_part
+    rows = re.findall(r'<td class="figure">(.*?)</td><td class="figure">(.*?)</td>', folded, re.S)
+    assert rows
+    assert set(rows) == {("", "")}
+
+
+def test_the_main_figures_come_first(written, tiny_run):
+    html = (written / "report.html").read_text()
+    first = html[html.index('<dl class="headline">') : html.index('<h2 id="data">')]
+    oof = pd.read_csv(tiny_run / "oof.csv")
+    rank = rank_within_folds(oof["target"], oof["prediction"], oof["fold"])
+    assert f"<dt>ROC AUC</dt><dd>{roc_auc(oof['target'], rank):.3f}</dd>" in first
+    assert f"<dd>{len(oof)}</dd><dd><small>{oof['target'].sum()} malignant; pooled</small>" in first

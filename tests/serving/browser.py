@@ -16,6 +16,21 @@ FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"),
 )
+# Contrast of every text with its background, at least, as WCAG 2.1 defines it.
+CONTRAST = """(selector => {
+  const light = c => { const [r, g, b] = c.map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const parts = text => (text.match(/[\\d.]+/g) || []).map(Number);
+  const behind = e => { for (; e; e = e.parentElement) { const c = parts(getComputedStyle(e).backgroundColor);
+    if (c.length === 3 || c[3] === 1) return c.slice(0, 3); } return [255, 255, 255]; };
+  let least = 21;
+  for (const e of document.querySelectorAll(selector)) {
+    if (!e.innerText || !e.innerText.trim()) continue;
+    const a = light(parts(getComputedStyle(e).color).slice(0, 3)), b = light(behind(e));
+    least = Math.min(least, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
+  }
+  return least;
+})"""
 
 
 def find_browser() -> str | None:
@@ -72,15 +87,27 @@ class Browser:
             time.sleep(0.05)
         return value
 
-    def open(self, url: str, width: int = 1200, height: int = 900, *, dark: bool = False) -> Self:
-        """Open an address in a window of some size."""
+    def open(
+        self,
+        url: str,
+        width: int = 1200,
+        height: int = 900,
+        *,
+        dark: bool = False,
+        until: str = "!!document.querySelector('#drop input[type=file]')",
+    ) -> Self:
+        """Open an address in a window of some size, and wait until an expression is true."""
         mode = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=mode)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call("Page.navigate", url=url)
-        self.wait("!!document.querySelector('#drop input[type=file]')")
+        self.wait(until)
         return self
+
+    def least_contrast(self, selector: str) -> float:
+        """Return the least contrast of a text that the selector finds with its background."""
+        return self.js(f"{CONTRAST}({json.dumps(selector)})")
 
     def drop(self, *paths: Path) -> None:
         """Give files to the page's field for uploads."""

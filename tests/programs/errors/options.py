@@ -22,7 +22,7 @@ def garbled_weights() -> None:
     Path("weights.safetensors").write_bytes(b"no weights")
 
 
-SEE = "(see python -m jaxlesion.train --help)"
+SEE = "(see python -m jaxlesion.train --help-all)"
 WEIGHTS = ("--weights", "weights.safetensors")
 TOGETHER = (*("--distributed.coordinator", "127.0.0.1:1", "--distributed.processes", "2", "--distributed.index", "0"),)
 
@@ -78,12 +78,12 @@ GROUPS = {
         Case(
             *("An option that does not exist", nothing, train.main, (*TRAIN, "--epoch", "3")),
             f"Unrecognized options: --epoch, 3; did you mean --epochs? {SEE}",
-            "`--help` lists every option.",
+            "`--help-all` lists every option.",
         ),
         Case(
             *("A value of the wrong type", nothing, train.main, (*TRAIN, "--epochs", "five")),
             f"Error parsing --epochs: invalid literal for int() with base 10: 'five' {SEE}",
-            "`--help` shows the type of every option.",
+            "`--help-all` shows the type of every option.",
         ),
         Case(
             *("A value out of range", nothing, train.main, (*TRAIN, "--sampling.negatives-kept", "0")),
