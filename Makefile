@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help train test ci-extra timm chaos lint docs pictures release clean
+.PHONY: help train test ci-extra timm gpu-compile chaos lint docs pictures release clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,6 +27,16 @@ ci-extra: $(VENV)/installed  ## the longer tests: every table of the paper, shru
 timm: $(VENV)/installed  ## install timm and torch, which a few of the longer tests compare with
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps timm
+
+# XLA's compiler for NVIDIA GPUs beside the JAX of the CPU: of the same version, and in a folder of its own.
+GPU = build/gpu
+$(GPU)/installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(GPU) nvidia-cuda-nvcc-cu12==12.9.86 \
+		jax-cuda12-pjrt==$$($(BIN)/python -c 'import jaxlib; print(jaxlib.__version__)')
+	touch $@
+
+gpu-compile: $(GPU)/installed  ## compile for a GPU that is not there, and say what the programs cost
+	PYTHONPATH=$(GPU) JAX_PLATFORMS=cpu $(BIN)/python -m experiments.gpu_compile $(ARGS)
 
 chaos: $(VENV)/installed  ## kill runs and change files at random, N of each, 100 N mutants: make chaos N=100
 	CHAOS=$(or $(N),100) $(BIN)/python -m pytest -m extra --numprocesses 2 --dist loadfile -rP tests/programs/test_chaos.py tests/learning/test_checkpoint.py tests/programs/test_hostile.py $(ARGS)
