@@ -29,7 +29,7 @@ class Candidate:
     over_seeds: Literal["weights", "predictions"] | None = None
 
 
-GUESS = "--epochs 5 --model.dropout 0.2 --model.drop-path 0.1"
+GUESS = "--augment.mixup 0 --epochs 5 --model.dropout 0.2 --model.drop-path 0.1"
 CHANGES_TO_GUESS = {
     "guess": ("negatives anew, scale and shift, dropout, drop path, larger steps, moving average", ""),
     "guess-10": ("10 epochs", "--epochs 10"),
@@ -61,7 +61,7 @@ CHANGES_TO_GUESS = {
     "guess-224": ("224 px", "--data.image-size 224"),
 }
 
-SECOND = "--epochs 10 --model.dropout 0.4 --model.drop-path 0.2"
+SECOND = "--augment.mixup 0 --epochs 10 --model.dropout 0.4 --model.drop-path 0.2"
 STRONG, MIXUP = "--augment.recipe strong", "--augment.mixup 0.2"
 CHANGES_TO_SECOND = {
     "second": ("the first with 10 epochs and twice the dropout and drop path", ""),

@@ -163,11 +163,12 @@ def described(run: Run) -> str:
         seconds += sum(record["train_seconds"] + record["validation_seconds"] for record in records)
         epochs += len(records)
     devices, versions = manifest["devices"], manifest["versions"]
+    software = ", ".join(f"{name} {versions[name]}" for name in ("jaxlesion", "jax") if name in versions)
     return (
         f"Run `{run.folder.name}`: preset `{run.config.preset}`{f' with {options}' if options else ''}; "
         f"weights {name}; {manifest['rows']:,} rows; folds {' '.join(map(str, folds))}; "
         f"{seconds / 60:.1f} min of training and validation; "
-        f"{len(devices)} x {devices[0]}; {', '.join(f'{name} {versions[name]}' for name in ('jaxlesion', 'jax') if name in versions)}."
+        f"{len(devices)} x {devices[0]}; {software}."
     )
 
 

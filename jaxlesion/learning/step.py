@@ -22,7 +22,7 @@ from jaxlesion.learning.state import TrainState, merge, trainable
 from jaxlesion.model.efficientnet import EfficientNetV2
 from jaxlesion.model.gradcam import grad_cam
 from jaxlesion.model.variables import Variables, normalise
-from jaxlesion.runtime.devices import DATA
+from jaxlesion.runtime.devices import DATA, compiler_options, platform_of
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[Variables, Batch], jax.Array]
@@ -85,7 +85,7 @@ def make_train_step(
         )
         return state, {"loss": loss, "grad_norm": jnp.linalg.norm(gradient)}
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(platform_of(mesh)))
 
 
 def _average(state: TrainState, whole: Variables, most: float, *, frozen: bool) -> Variables:
@@ -149,7 +149,7 @@ def make_predict_step(model: EfficientNetV2, views: int = 1) -> Step:
             return jax.nn.sigmoid(logits(batch["image"]))
         return jax.nn.sigmoid(lax.map(logits, symmetries(batch["image"])).mean(0))  # one compiled network for all
 
-    return jax.jit(step)
+    return jax.jit(step, compiler_options=compiler_options(model.platform))
 
 
 def symmetries(images: jax.Array) -> jax.Array:

@@ -66,6 +66,16 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
+def compiler_options(platform: str | None) -> dict[str, bool]:
+    """Return XLA's options for the large programs of a platform; what XLA_FLAGS says of them holds.
+
+    On a GPU XLA searches for the fastest kernel of each matrix product. With its own (Triton) among them, B1's training
+    step was not compiled after six minutes; without them in one (docs/performance.md).
+    """
+    own = "xla_gpu_enable_triton_gemm"
+    return {own: False} if platform == "gpu" and own not in os.environ.get("XLA_FLAGS", "") else {}
+
+
 def local_mesh(mesh: Mesh) -> Mesh:
     """Return the mesh of this process's devices among those of `mesh`."""
     mine = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]

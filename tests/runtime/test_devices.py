@@ -36,3 +36,11 @@ def test_cores_become_devices_where_each_has_enough_to_do(monkeypatch, batch, co
 def test_the_users_number_of_devices_stands(monkeypatch):
     monkeypatch.setattr(sharding.jax, "config", SimpleNamespace(jax_num_cpu_devices=1, update=None))
     sharding.use_cores(32)
+
+
+def test_a_gpu_is_spared_the_search_among_xlas_own_products_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=0")
+    assert sharding.compiler_options("cpu") == sharding.compiler_options(None) == {}
+    assert sharding.compiler_options("gpu") == {"xla_gpu_enable_triton_gemm": False}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
+    assert sharding.compiler_options("gpu") == {}
