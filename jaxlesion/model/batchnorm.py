@@ -104,25 +104,25 @@ def _normalise(x, scale, bias, about, how):
 def _normalise_back(how, saved, cotangents):
     x, bias, mean, inverse, factor = saved
 
-    def parts(mean: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return the gradient before SiLU and the differences to the mean, float32."""
+    def parts(mean: jax.Array, inverse: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the gradient before SiLU and the normalised map, float32."""
         apart, dy = x.astype(jnp.float32) - _as_map(mean), cotangents[0].astype(jnp.float32)
         if how.silu:
             z = apart * _as_map(factor) + _as_map(bias)
             gate = nn.sigmoid(z)
             dy *= gate * (1 + z * (1 - gate))
-        return dy, apart
+        return dy, apart * _as_map(inverse)
 
-    dy, apart = parts(mean)
-    dbias, dapart = channel_sums(dy, dy * apart, once=how.once)
+    dy, normal = parts(mean, inverse)
+    dbias, dscale = channel_sums(dy, dy * normal, once=how.once)
     # Only the input's gradient needs the sums over all devices here; the parameters' are summed once, by the step.
-    means = _over_devices((dbias, dapart), how)
+    means = _over_devices((dbias, dscale), how)
     if how.silu:  # computed again: written and read it would cost more
         mean, inverse, *means = lax.optimization_barrier((mean, inverse, *means))
-        dy, apart = parts(mean)
-    common = (_as_map(means[0]) + apart * _as_map(means[1] * jnp.square(inverse))) / count_values(x, None)
+        dy, normal = parts(mean, inverse)
+    common = (_as_map(means[0]) + normal * _as_map(means[1])) / count_values(x, None)
     dx = _as_map(factor) * (dy - common)
-    return dx.astype(x.dtype), dapart * inverse, dbias, None
+    return dx.astype(x.dtype), dscale, dbias, None
 
 
 _normalise_batch.defvjp(_normalise, _normalise_back)

@@ -141,8 +141,8 @@ def test_a_program_is_described_and_the_table_written(tmp_path, monkeypatch, cap
     lines = (tmp_path / "gpu.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| train",
-        "| train, 2 GPUs",
         "| predict",
+        "| train, 2 GPUs",
         "| predict, 2 GPUs",
     ]
     assert all(line.count("|") == 7 for line in lines)
