@@ -3,11 +3,11 @@
     python -m experiments.pictures
     python -m experiments.pictures --run ckpt/best --against ckpt/paper --frontier frontier
 
-Without --run, two small networks are trained on drawn lesions, into --work, and their pictures mean nothing
-clinically. With it the pictures are those of a run and, in the ROC curve, of another one on the same lesions; check
-first that the crops may be shown. --frontier is a folder of `experiments.frontier`; without it only the cost of four
-networks is measured. Plots are SVG, pictures of lesions PNG of at most 128 colours. Hardware: 2 CPU cores; time:
-a quarter of an hour for the training, a minute for the rest.
+Without --run and --crops, two small networks are trained on drawn lesions, into --work, and their pictures mean nothing
+clinically. With --run the curves are those of a run and, in the ROC curve, of another one on the same lesions. With
+--crops the lesions are those of a run, too; check first that they may be shown. --frontier is a folder of
+`experiments.frontier`; without it only the cost of four networks is measured. Plots are SVG, pictures of lesions PNG of
+at most 128 colours. Hardware: 2 CPU cores; time: a quarter of an hour for the training, a minute for the rest.
 """
 
 import io
@@ -75,9 +75,11 @@ class Pictures:
     """Draw the pictures of the docs, light and dark, and the page that shows them."""
 
     run: Path | None = None
-    """Folder of a run whose crops may be shown [default: a small one on drawn lesions]."""
+    """Folder of a run for the curves [default: a small one on drawn lesions]."""
     against: Path | None = None
     """Folder of another run on the same lesions, for the ROC curve."""
+    crops: Path | None = None
+    """Folder of a run with its checkpoints, whose crops may be shown [default: a small one on drawn lesions]."""
     data_dir: Path | None = None
     """Where the data of the runs lies now [default: where it lay in training]."""
     frontier: Path | None = None
@@ -112,10 +114,10 @@ def pictures(config: Pictures) -> Path:
     if config.against is not None and config.run is None:
         raise InputError("--against needs --run: the run that it is compared with")
     keep_compiled()
-    sources = _sources(config)
+    curves, crops = _sources(config)
     (config.out / "images").mkdir(parents=True, exist_ok=True)
-    parts = [_introduction(sources[0])]
-    for name, picture in _all(config, sources).items():
+    parts = [_introduction(curves[0], crops)]
+    for name, picture in _all(config, curves, crops).items():
         files = {theme: _write(config.out / "images", name, theme, picture) for theme in THEMES}
         parts.append(_shown(picture, files))
         say(f"{name}: {', '.join(f'{size:,} bytes' for _, size in files.values())}")
@@ -124,16 +126,23 @@ def pictures(config: Pictures) -> Path:
     return config.out / "pictures.md"
 
 
-def _sources(config: Pictures) -> list[Source]:
-    """Open the runs, or train the small ones; the first is shown, and the second one compared with it."""
-    if config.run is not None:
-        folders = [one for one in (config.run, config.against) if one is not None]
-    else:
-        epochs = (1, 1) if config.shrink else (12, 4)
-        folders = [config.work / f"{name}-epochs" for name in (("few", "one") if config.shrink else epochs)]
-        for folder, count in zip(folders, epochs, strict=True):
-            _train(folder, count, SHRUNK if config.shrink else ())
-    return [read_source(folder, config.data_dir, None, EvalOptions(resamples=0)) for folder in folders]
+def _sources(config: Pictures) -> tuple[list[Source], Source]:
+    """Open the runs for the curves, the first of which is compared with the second, and that of the crops.
+
+    What is not given is trained, small, on drawn lesions.
+    """
+
+    def opened(folder: Path, data_dir: Path | None) -> Source:
+        return read_source(folder, data_dir, None, EvalOptions(resamples=0))
+
+    small = []
+    if config.run is None or config.crops is None:
+        for name, epochs in (("few", 1), ("one", 1)) if config.shrink else (("12", 12), ("4", 4)):
+            folder = config.work / f"{name}-epochs"
+            _train(folder, epochs, SHRUNK if config.shrink else ())
+            small.append(opened(folder, None))
+    given = [opened(one, config.data_dir) for one in (config.run, config.against) if one is not None]
+    return given or small, opened(config.crops, config.data_dir) if config.crops else small[0]
 
 
 def _train(folder: Path, epochs: int, more: tuple[str, ...]) -> Run:
@@ -142,11 +151,17 @@ def _train(folder: Path, epochs: int, more: tuple[str, ...]) -> Run:
     return train(fields.replace(parse_train(argv), {"run_dir": folder, "resume": True}))
 
 
-def _all(config: Pictures, sources: list[Source]) -> dict[str, Picture]:
-    """Return the pictures in the order of the page, by the names of their files."""
+def _all(config: Pictures, sources: list[Source], crops: Source) -> dict[str, Picture]:
+    """Return the pictures in the order of the page, by the names of their files.
+
+    Args:
+        config: of the pictures.
+        sources: of the curves.
+        crops: of the lesions that are shown.
+    """
     source, names = sources[0], [one.run.folder.name for one in sources]
     calibrated = source.run.calibration().out_of_fold(source.columns[1], source.table["fold"])
-    spec = source.run.config.augment.recipe
+    spec = crops.run.config.augment.recipe
     points = frontier_points(config)
     return {
         "architecture": Picture(
@@ -159,7 +174,7 @@ def _all(config: Pictures, sources: list[Source]) -> dict[str, Picture]:
             "Augmentation",
             "Contact sheet: malignant lesions, each in a row, unchanged and then as three draws by each back end",
             f"Recipe `{'full' if spec == 'none' else spec}` by Albumentations on the host and by JAX inside the step.",
-            lambda: _sheet(source, "full" if spec == "none" else spec),
+            lambda: _sheet(crops, "full" if spec == "none" else spec),
             photographs=True,
         ),
         "roc": Picture(
@@ -186,7 +201,7 @@ def _all(config: Pictures, sources: list[Source]) -> dict[str, Picture]:
             "Six lesions above, and the same below with the place of the evidence bright",
             "The malignant and the benign lesions of the highest out-of-fold predictions, each by the network that "
             "held it out.",
-            lambda: _grad_cam(source),
+            lambda: _grad_cam(crops),
             photographs=True,
         ),
         "frontier": Picture(
@@ -315,12 +330,17 @@ def _few_colours(picture: bytes) -> bytes:
     return out.getvalue()
 
 
-def _introduction(source: Source) -> str:
+def _introduction(curves: Source, crops: Source) -> str:
     made = environment()
-    facts = f"{len(source.lesions):,} lesions, {int(source.lesions['target'].sum()):,} malignant"
-    whose = "The lesions are drawn by a program, and the figures mean nothing clinically" if is_demo(source) else "Run"
     how = f"{made['date']}: {made['machine']}; {made['software']}."
-    return f"{INTRODUCTION}\n\n{whose}: {facts}, run `{source.run.folder.name}`. {how}"
+    parts = [INTRODUCTION, f"Curves: {_described(curves)}", f"Lesions: {_described(crops)}", how]
+    return "\n\n".join(dict.fromkeys(parts))
+
+
+def _described(source: Source) -> str:
+    facts = f"{len(source.lesions):,} lesions, {int(source.lesions['target'].sum()):,} malignant"
+    whose = ", drawn by a program, so that they mean nothing clinically" if is_demo(source) else ""
+    return f"run `{source.run.folder.name}`, {facts}{whose}."
 
 
 def _shown(picture: Picture, files: Mapping[str, tuple[str, int]]) -> str:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlesion.data.batch import Batch
-from jaxlesion.runtime.devices import DATA, global_batch, local_mesh, replicate, shard_batch
+from jaxlesion.runtime.devices import DATA, HELD_SHARE, global_batch, local_mesh, replicate, shard_batch
 
 Put = Callable[[Batch], Batch]
 
@@ -58,7 +58,7 @@ def should_hold(choice: Literal["auto", "yes", "no"], size: int, mesh: Mesh) -> 
     if choice != "auto" or device.platform == "cpu":
         return choice == "yes"
     limit = (device.memory_stats() or {}).get("bytes_limit", 0)
-    return size < limit / 4
+    return size < limit * HELD_SHARE
 
 
 def hold_on_device(arrays: np.ndarray, rows: np.ndarray, mesh: Mesh) -> Put:

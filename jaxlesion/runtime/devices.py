@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxlesion.core.errors import InputError
 
 DATA = "data"  # the axis
+HELD_SHARE = 0.25  # of a device's memory, in which `--data.on-device auto` holds images
 LEAST_SHARE = 8  # images of a batch for which a core pays
 
 

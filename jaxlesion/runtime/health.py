@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 
 from jaxlesion.runtime.compile_cache import private_folder
-from jaxlesion.runtime.devices import cores
+from jaxlesion.runtime.devices import HELD_SHARE, cores
 
 PACKAGE = "jaxlesion"
 LEAST_MEMORY, LEAST_DISK = 4, 5  # GiB: training B1 at 128 px, and a run with caches
@@ -89,7 +89,14 @@ def _devices() -> Iterator[Line]:
         todo = f"there is an NVIDIA GPU that JAX does not use: {todo}"
     yield Line("devices", f"{platform_name}: {number}; --model.dtype auto computes in {computes}", todo)
     if limit := (devices[0].memory_stats() or {}).get("bytes_limit"):
-        yield Line("GPU memory", f"{limit / 2**30:.1f} GiB for JAX on each")
+        held = int(limit * HELD_SHARE) // (3 * 128**2)
+        yield Line("GPU memory", f"{limit / 2**30:.1f} GiB for JAX on each; up to {held:,} crops of 128 px stay there")
+    if platform_name == "gpu":
+        yield Line(
+            "batch",
+            "32 images leave a GPU waiting between kernels; --data.batch-size 256 fills it, with 2.8 "
+            "times the --optim.learning-rate, the square root of 8",
+        )  # Malladi et al. 2022, for Adam
 
 
 def _memory() -> Line:

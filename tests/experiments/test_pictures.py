@@ -72,7 +72,7 @@ def test_refused_options(config, part, tmp_path):
 
 
 def test_all_pictures_of_a_run_are_drawn_light_and_dark(tiny_run, tmp_path):
-    page = pictures.pictures(Pictures(run=tiny_run, out=tmp_path, resamples=20, shrink=True))
+    page = pictures.pictures(Pictures(run=tiny_run, crops=tiny_run, out=tmp_path, resamples=20, shrink=True))
     text = page.read_text()
     assert "drawn by a program" in text
     for theme, (_, _, _, paper) in THEMES.items():
@@ -95,7 +95,7 @@ def test_all_pictures_of_a_run_are_drawn_light_and_dark(tiny_run, tmp_path):
 def test_a_picture_is_the_same_each_time(tiny_run, tmp_path):
     drawn = []
     for folder in (tmp_path / "a", tmp_path / "b"):
-        pictures.pictures(Pictures(run=tiny_run, out=folder, resamples=20, shrink=True))
+        pictures.pictures(Pictures(run=tiny_run, crops=tiny_run, out=folder, resamples=20, shrink=True))
         drawn.append({path.name: path.read_bytes() for path in (folder / "images").glob("*[!r]-*")})
     names = [name for name in drawn[0] if not name.startswith("frontier")]  # which is measured
     assert [name for name in names if drawn[0][name] != drawn[1][name]] == []

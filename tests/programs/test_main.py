@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -81,6 +82,17 @@ def test_what_is_wrong_has_a_remedy_and_an_exit_code(capsys, monkeypatch):
     assert out.endswith("3 to mend\n")
     monkeypatch.delenv("JAX_PLATFORMS")
     assert any('pip install "jaxlesion[cuda13]"' in (line.todo or "") for line in health._devices())
+
+
+def test_a_gpu_is_told_how_much_it_holds_and_which_batch_fills_it(monkeypatch):
+    card = SimpleNamespace(
+        platform="gpu", device_kind="H200", memory_stats=lambda: {"bytes_limit": 4 * 3 * 128**2 * 1000}
+    )
+    monkeypatch.setattr(health.jax, "devices", lambda: [card])
+    found = {line.what: line.found for line in health._devices()}
+    assert found["devices"] == "gpu: 1 x H200; --model.dtype auto computes in bfloat16"
+    assert found["GPU memory"].endswith("up to 1,000 crops of 128 px stay there")
+    assert "--data.batch-size 256" in found["batch"]
 
 
 def test_a_folder_is_measured(tmp_path):
