@@ -32,6 +32,7 @@ OPTIONS = {
     "experiments.all": f"{EXPERIMENT} --only table1 table8",
     "experiments.recipes": "--shrink --only few-negatives --resamples 20 --jobs 1",
     "experiments.frontier": "--trained tiny --untrained efficientnetv2_b0 --sizes 32 --batch 4 --turns 1",
+    "experiments.gpu_session": "--shrink --only infer_256_224_bfloat16_native --repeats 1",
     "experiments.metadata": "--shrink --bootstrap 20",
     "experiments.tabular_scale": "--rows 2000 --malignant 60 --patients 40",
     "experiments.coverage": "--sets 2 --resamples 20 --patients 60 --malignant 16",
