@@ -5,17 +5,22 @@
 
 Each framework runs in a separate process, and the two take turns step by step, so that a drift in the machine's speed
 affects both alike. The output is the two medians, and the ratio within each turn: median, least and largest. Both use
-float32, one logit, binary cross-entropy and Adam; timm runs channels-last. timm and torch may be installed in another
-environment (--timm-python). Takes about a minute for each batch size on 2 cores.
+float32, one logit, binary cross-entropy and Adam; timm runs channels-last. Beside the rates stand the processor's
+seconds for a step, of the program and of the kernel, and each process's largest memory. With several --steps a turn the
+kernel takes back fewer pages of a process that waits. timm and torch may be installed in another environment
+(--timm-python). Takes about a minute for each batch size on 2 cores.
 """
 
 import argparse
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 
 def jaxlesion_step(args: argparse.Namespace):
@@ -103,16 +108,30 @@ def timm_step(args: argparse.Namespace):
 
 
 def work(args: argparse.Namespace) -> None:
-    """Run as a worker: print a line when ready, then for each input line run the steps and print seconds per step."""
+    """Run as a worker: print a line when ready, and one for each input line, after which it runs the steps.
+
+    That has seconds a step, those of the processor for the program and for the kernel, and the largest memory in GiB.
+    """
     step, name = {"jaxlesion": jaxlesion_step, "timm": timm_step}[args.worker](args)
     began = time.perf_counter()
     step()
     print(f"{time.perf_counter() - began}\t{name}", flush=True)
     for _ in sys.stdin:
-        began = time.perf_counter()
+        before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         for _ in range(args.steps):
             step()
-        print((time.perf_counter() - began) / args.steps, flush=True)
+        taken, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+        spent = taken, used.ru_utime - before.ru_utime, used.ru_stime - before.ru_stime
+        print(*(seconds / args.steps for seconds in spent), used.ru_maxrss / 2**20, flush=True)
+
+
+class Turn(NamedTuple):
+    """What a step of one turn took: seconds, those of the processor, and the largest memory so far in GiB."""
+
+    seconds: float
+    user: float
+    system: float
+    memory: float
 
 
 class Worker:
@@ -141,10 +160,10 @@ class Worker:
         first, self.name = self._line().split("\t")
         self.first_call = float(first)
 
-    def turn(self) -> float:
-        """Run the steps of one turn; return seconds per step."""
+    def turn(self) -> Turn:
+        """Run the steps of one turn."""
         print(file=self.process.stdin, flush=True)
-        return float(self._line())
+        return Turn(*map(float, self._line().split()))
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -167,14 +186,22 @@ def race(args: argparse.Namespace, batch: int) -> None:
         time.sleep(args.pause)
     for worker in workers:
         worker.close()
-    ours, theirs = ([batch / seconds for seconds in column] for column in zip(*turns, strict=True))
+    ours, theirs = ([batch / turn.seconds for turn in column] for column in zip(*turns, strict=True))
     ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
+    used = [_spent(column) for column in zip(*turns, strict=True)]
     print(
         f"| {args.what} | {args.size} px | {batch} | {statistics.median(ours):.1f} | {statistics.median(theirs):.1f} "
-        f"| **{statistics.median(ratios):.2f}** | {ratios[0]:.2f} | {ratios[-1]:.2f} | {workers[0].first_call:.0f} s |",
+        f"| **{statistics.median(ratios):.2f}** | {ratios[0]:.2f} | {ratios[-1]:.2f} | {workers[0].first_call:.0f} s "
+        f"| {' | '.join(used)} |",
         flush=True,
     )
     args.names = [worker.name for worker in workers]
+
+
+def _spent(turns: Sequence[Turn]) -> str:
+    """Return a framework's seconds of the processor for a step, and its memory."""
+    user, system = (statistics.median(seconds) for seconds in zip(*((t.user, t.system) for t in turns), strict=True))
+    return f"{user:.2f} + {system:.2f} | {turns[-1].memory:.1f}"
 
 
 def main() -> None:
@@ -195,8 +222,11 @@ def main() -> None:
         args.batch = args.batch[0]
         work(args)
         return
-    print("| | side | batch | jaxlesion img/s | timm img/s | ratio | least | largest | first call |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    each = [f"{name}: {what}" for name in ("jaxlesion", "timm") for what in ("user + system s", "GiB")]
+    print(
+        f"| | side | batch | jaxlesion img/s | timm img/s | ratio | least | largest | first call | {' | '.join(each)} |"
+    )
+    print(f"|---|{'--:|' * 12}")
     for batch in args.batch:
         race(args, batch)
     print(
