@@ -531,7 +531,7 @@ def test_a_small_file_or_a_folder_that_cannot_be_written_to_does_without(indexed
 
 def test_a_file_that_another_process_writes_is_locked(tmp_path):
     path = tmp_path / "a.hdf5"
-    script = "import sys, h5py; file = h5py.File(sys.argv[1], 'w'); file.flush(); print(); sys.stdin.read()"
+    script = "import sys, h5py; file = h5py.File(sys.argv[1], 'w'); file.flush(); print(flush=True); sys.stdin.read()"
     argv = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         writer.stdout.readline()
