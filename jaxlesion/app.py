@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket
+from types import ModuleType
 from typing import Literal
 
 from jaxlesion.core.config import Layout
@@ -53,7 +55,13 @@ def serve(config: AppConfig) -> None:
     Raises:
         InputError: whatever is wrong with run, data or address; or Gradio is not installed.
     """
-    gradio, bound, local = import_gradio(), bind(config.host, config.port), is_loopback(config.host)
+    gradio, local = import_gradio(), is_loopback(config.host)
+    with bind(config.host, config.port) as bound:
+        _serve(config, gradio, bound, local=local)
+
+
+def _serve(config: AppConfig, gradio: ModuleType, bound: socket, *, local: bool) -> None:
+    """Serve at a socket that is bound."""
     run = open_released() if config.run is None else Run.open(config.run)
     examiner = Examiner(run, config.checkpoint, config.fold, config.tta)
     table = config.data_dir and open_dataset(config.data_dir, config.split, config.data, columns=KEYS, say=say)

@@ -51,12 +51,15 @@ def bind(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port < 2**16:
         raise InputError(f"--port must be 0 to 65535, not {port}")
+    taken = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         taken = socket.socket(family, socket.SOCK_STREAM)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
     except (OSError, UnicodeError) as e:
+        if taken is not None:
+            taken.close()
         raise InputError(f"--host {host} --port {port}: cannot be used ({e}); give another --port or --host") from None
     return taken
 
@@ -86,23 +89,28 @@ def make_app(gradio: ModuleType, examiner: Examiner, table: Dataset | None, *, a
     if api:
         _add_service(app, examiner)
     else:
-        gradio.mount_gradio_app(
-            *(app, layout.build(gradio, examiner, table), "/"),
-            footer_links=[],
-            run_history=False,
-            show_error=True,
-            max_file_size=MAX_BYTES,
-            ssr_mode=False,
-            enable_monitoring=False,
-            pwa=False,
-            mcp_server=False,
-            theme=layout.theme(gradio),
-            css=layout.STYLE.read_text(),
-        )
+        asyncio.run(_mount_page(gradio, app, examiner, table))
     app.add_middleware(Guard)
     if local:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
     return app
+
+
+async def _mount_page(gradio: ModuleType, app: "FastAPI", examiner: Examiner, table: Dataset | None) -> None:
+    """Add the page. Where no event loop runs, Gradio makes several and leaves them open, with their sockets."""
+    gradio.mount_gradio_app(
+        *(app, layout.build(gradio, examiner, table), "/"),
+        footer_links=[],
+        run_history=False,
+        show_error=True,
+        max_file_size=MAX_BYTES,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=layout.theme(gradio),
+        css=layout.STYLE.read_text(),
+    )
 
 
 def run_server(make: Callable[[], "FastAPI"], bound: socket.socket, ready: Callable[[], None]) -> None:

@@ -1,13 +1,20 @@
 """Released models go to the hub and come back, through a stand-in for it."""
 
 import shutil
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
+import jax
 import numpy as np
 import pytest
+from by_timm import timm_logits
 
+import jaxlesion
 from jaxlesion import export, predict
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import sha256
@@ -49,6 +56,40 @@ def hub(tmp_path, monkeypatch):
     return root
 
 
+@pytest.fixture
+def address(hub) -> Iterator[str]:
+    """Serve the stand-in as the hub serves its repositories, to programs that reach it by HF_ENDPOINT."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> bytes:
+            user, name, _, revision, *rest = self.path.strip("/").split("/")
+            path = hub.joinpath(user, name, *rest)
+            if found := revision == "main" and path.is_file():
+                self.send_response(HTTPStatus.OK)
+                self.send_header("ETag", f'"{sha256(path)}"')
+                self.send_header("X-Repo-Commit", "0" * 40)
+            else:
+                self.send_response(HTTPStatus.NOT_FOUND)
+                self.send_header("X-Error-Code", "EntryNotFound")
+            content = path.read_bytes() if found else b""
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            return content
+
+        def do_GET(self) -> None:
+            self.wfile.write(self.do_HEAD())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
 def push(*options: str) -> None:
     export.main(["--to", "hub", "--out", "folder", "--push", "someone/lesions", *options])
 
@@ -74,6 +115,18 @@ def test_weights_from_the_hub_are_those_of_the_folder(hub):
     assert found.keys() == local.keys()
     for name, value in found.items():
         np.testing.assert_array_equal(value, local[name])
+
+
+@pytest.mark.extra
+@pytest.mark.b1
+def test_timm_opens_it_from_the_hub_with_equal_logits(hub, address, tmp_path):
+    push()
+    images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    variables = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache")}
+    logits = timm_logits("hf-hub:someone/lesions", images, tmp_path, **variables)
+    model, parameters = jaxlesion.load_run()
+    expected = jax.jit(model.apply)(parameters, jaxlesion.normalise(images, model.variant))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["config.json", "calibration.json"])

@@ -3,13 +3,13 @@
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
+from by_timm import timm_logits
 
 import jaxlesion
 from jaxlesion import export, predict
@@ -100,29 +100,12 @@ def test_timms_folder_is_read_back(timm_folder):
 
 @pytest.mark.extra
 @pytest.mark.b1
-def test_timm_opens_it_with_equal_logits(timm_folder):
-    if not (find_spec("timm") and find_spec("torch")):
-        pytest.skip("needs timm and torch, which are not installed")
+def test_timm_opens_it_with_equal_logits(timm_folder, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
-    np.save(timm_folder / "images.npy", images)
-    code = (  # in a process of its own: torch brings its own OpenMP
-        "from experiments.timm_alone import allow; allow()\n"
-        "import numpy as np, sys, timm, torch\n"
-        "folder = sys.argv[1]\n"
-        "model = timm.create_model('local-dir:' + folder, pretrained=True).eval()\n"
-        "read = timm.data.resolve_model_data_config(model)\n"
-        "assert read['crop_mode'] == 'squash' and list(read['input_size']) == [3, 128, 128]\n"
-        "images = np.load(folder + '/images.npy') / 255\n"
-        "images = (images - np.array(read['mean'])) / np.array(read['std'])\n"
-        "with torch.no_grad():\n"
-        "    logits = model(torch.tensor(images, dtype=torch.float32).permute(0, 3, 1, 2))\n"
-        "np.save(folder + '/logits.npy', logits.numpy())\n"
-    )
-    root = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "-c", code, str(timm_folder)], check=True, cwd=root, timeout=300)
+    logits = timm_logits(f"local-dir:{timm_folder}", images, tmp_path)
     model, variables = jaxlesion.load_run()
     expected = jax.jit(model.apply)(variables, jaxlesion.normalise(images, model.variant))
-    np.testing.assert_allclose(np.load(timm_folder / "logits.npy"), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_mistakes_are_said_before_the_work(tiny_run, tabular_run, tmp_path):

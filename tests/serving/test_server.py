@@ -47,21 +47,23 @@ class Page:
     """Uses the page as a browser does."""
 
     def __init__(self, url: str):
-        self.url, self.client = url, httpx.Client(timeout=60)
+        self.url = url
 
     def upload(self, files: dict[str, bytes]) -> list[str]:
-        sent = self.client.post(f"{self.url}/gradio_api/upload", files=[("files", item) for item in files.items()])
+        given = [("files", item) for item in files.items()]
+        sent = httpx.post(f"{self.url}/gradio_api/upload", files=given, timeout=60)
         assert sent.status_code == 200, sent.text
         return sent.json()
 
     def call(self, name: str, data: list) -> dict:
         """Return the last output of an event, with what later ones left as it was."""
         session, last, shown = uuid.uuid4().hex, [], {}
-        events = self.client.get(f"{self.url}/config").json()["dependencies"]
+        events = httpx.get(f"{self.url}/config", timeout=60).json()["dependencies"]
         index = next(event["id"] for event in events if event["api_name"] == name)
         joined = {"data": data, "fn_index": index, "session_hash": session}
-        assert self.client.post(f"{self.url}/gradio_api/queue/join", json=joined).status_code == 200
-        with self.client.stream("GET", f"{self.url}/gradio_api/queue/data", params={"session_hash": session}) as lines:
+        assert httpx.post(f"{self.url}/gradio_api/queue/join", json=joined, timeout=60).status_code == 200
+        queue = f"{self.url}/gradio_api/queue/data"
+        with httpx.stream("GET", queue, params={"session_hash": session}, timeout=60) as lines:
             for line in lines.iter_lines():
                 message = json.loads(line[5:]) if line.startswith("data:") else {}
                 output = message.get("output") or {}
@@ -111,7 +113,7 @@ def test_page_and_service_give_the_probability_of_predict(page, service, crops, 
 
 
 def test_a_row_of_the_table_is_picked(page):
-    wanted = Page(page).client.get(f"{page}/config").json()
+    wanted = httpx.get(f"{page}/config", timeout=60).json()
     (choices,) = [c["props"]["choices"] for c in wanted["components"] if c["type"] == "dropdown"]
     status, cards = Page(page).call("row", [choices[0][0]])["data"]
     assert choices[0][0] in cards
@@ -164,9 +166,9 @@ def test_other_sites_and_other_names_are_refused(page, service):
         assert httpx.get(url, headers={"Host": "evil.example"}).status_code == 400
         sent = httpx.post(f"{url}/predict", headers={"Origin": "http://evil.example"}, files={"image": b"x"})
         assert sent.status_code == 403
-        asked = http.client.HTTPConnection(url.removeprefix("http://"))
-        asked.request("POST", "/predict", headers={"Content-Length": str(BODY + 1)})
-        assert asked.getresponse().status == 413
+        with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"))) as asked:
+            asked.request("POST", "/predict", headers={"Content-Length": str(BODY + 1)})
+            assert asked.getresponse().status == 413
 
 
 def test_too_large_files_are_refused(page, service):
