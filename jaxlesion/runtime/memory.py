@@ -6,16 +6,19 @@ import gc
 import os
 import sys
 import tempfile
+from importlib import metadata
 
 # From glibc's malloc.h and Linux's mman.h
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 MADV_HUGEPAGE = 14
+TERMINATE = "xla_cpu_collective_call_terminate_timeout_seconds"
 PAGE = 4096
 
 
 def prepare_process() -> None:
-    """Set up memory, the garbage collector and a home; to be called once, by a program after its imports."""
+    """Set up memory, the garbage collector, a home and patience; once, by a program after its imports."""
     give_home()
+    be_patient()
     keep_memory()
     gc.freeze()  # objects of imports stay: searching them takes a sixth of the tracing time
     gc.set_threshold(100_000, 50, 50)  # and tracing leaves little garbage
@@ -27,6 +30,17 @@ def give_home() -> None:
         folder = tempfile.TemporaryDirectory(prefix="jaxlesion-home-")
         atexit.register(folder.cleanup)
         os.environ["HOME"] = folder.name
+
+
+def be_patient() -> None:
+    """Let cores wait an hour for each other, and not a minute, after which XLA ends the process.
+
+    A core's share of a step takes that long where other programs keep it busy. Only a flag sets this, and versions that
+    do not know it would end at it.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if TERMINATE not in flags and metadata.version("jaxlib").startswith(("0.10.", "0.11.")):
+        os.environ["XLA_FLAGS"] = f"{flags} --{TERMINATE}=3600".strip()
 
 
 def keep_memory() -> bool:
