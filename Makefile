@@ -22,7 +22,7 @@ test: $(VENV)/installed  ## install, then run the test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 ci-extra: $(VENV)/installed  ## the longer tests: every table of the paper, shrunk, on drawn lesions
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m extra $(ARGS)
+	XLA_FLAGS= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m extra $(ARGS)
 
 timm: $(VENV)/installed  ## install timm and torch, which a few of the longer tests compare with
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch

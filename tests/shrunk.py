@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = "--variant tiny --size 32 --rounds 1"
 TRAIN = (
     "--weights none --model.variant tiny --data.image-size 32 --data.batch-size 8 --data.workers 1 --epochs 1 "
-    "--sampling.negatives-per-positive 1 --optim.learning-rate 1e-3 --optim.warmup-steps 2"
+    "--sampling.negatives-per-positive 1 --optim.learning-rate 1e-3 --optim.warmup-steps 2 --folds.n 3"
 )
 SMALLER = {
     "jaxlesion.train": TRAIN,

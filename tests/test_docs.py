@@ -67,7 +67,7 @@ def with_any(wanted: str) -> list[Path]:
 
 @pytest.mark.parametrize("page", with_any("package"), ids=lambda page: page.name)
 def test_commands_run(page, demo, tiny_run, tmp_path, monkeypatch):
-    """One after the other, in one folder; the page is built, and not waited for."""
+    """One after the other, in one folder, but for lines of the README; the page is built, and not waited for."""
     monkeypatch.setattr("jaxlesion.serving.server.listen", lambda app, bound: bound.close())
     monkeypatch.setattr("jaxlesion.serving.examine.Examiner.warm_up", lambda *_: 0.0)
     monkeypatch.chdir(tmp_path)
@@ -79,12 +79,15 @@ def test_commands_run(page, demo, tiny_run, tmp_path, monkeypatch):
     listed = "\n".join(commands(page, "package"))
     for name in set(re.findall(r"--run (ckpt/\S+)", listed)) - set(re.findall(r"--run-dir (ckpt/\S+)", listed)):
         shutil.copytree(tiny_run, name)  # that another page trains
+    elsewhere = [] if page.name == "README.md" else commands(ROOT / "README.md", "package")
     for line in commands(page, "package"):
+        if line.strip() in map(str.strip, elsewhere):
+            continue
         words = shlex.split(line, comments=True)
         importlib.import_module(words[2]).main(shrink(words)[3:])
-    if page.name == "README.md":  # five folds, the out-of-fold table and a submission
+    if page.name == "README.md":  # all folds, the out-of-fold table and a submission
         oof = pd.read_csv("ckpt/best/oof.csv")
-        assert sorted(oof["fold"].unique()) == [0, 1, 2, 3, 4]
+        assert sorted(oof["fold"].unique()) == [0, 1, 2]
         assert sorted(oof["isic_id"]) == sorted(pd.read_csv(demo / "train-metadata.csv")["isic_id"])
         submission = pd.read_csv("submission.csv")
         assert list(submission.columns) == ["isic_id", "target"]
@@ -161,10 +164,11 @@ def test_every_command_is_run_by_one_of_these():
 @pytest.mark.b1
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
 def test_python_runs(page, tmp_path, monkeypatch):
-    """In a folder with the page's exports."""
+    """In a folder with the exports that they read."""
     monkeypatch.chdir(tmp_path)
+    text = "".join(blocks(page, "python"))
     for line in commands(page, "package"):
-        if "jaxlesion.export" in line:
+        if "jaxlesion.export" in line and shlex.split(line)[-1] in text:
             importlib.import_module("jaxlesion.export").main(shlex.split(line)[3:])
     run_python(page)
 

@@ -377,7 +377,7 @@ for program, argv in {commands!r}.items():
 def test_the_first_command_trains_the_demo_and_the_network_learns(tmp_path, monkeypatch, capsys):
     """Run `make train`, shrunk to the tiny network: loss falls, ranking rises, all files exist."""
     monkeypatch.chdir(tmp_path)
-    small = ["--model.variant", "tiny", "--data.image-size", "32", "--optim.learning-rate", "3e-3"]
+    small = ["--model.variant", "tiny", "--data.image-size", "32", "--optim.learning-rate", "3e-3", "--epochs", "10"]
     train.main([*small, "--run-dir", "run"])
     run = Run.open(Path("run"))
     assert run.config.preset == "demo"

@@ -89,10 +89,11 @@ def test_a_program_that_nobody_vouched_for_is_compiled_again(start):
     assert start() != (entry, written)
 
 
-@pytest.mark.parametrize("damage", [b"", b"[1", b"3", b'{"a": {}}'])
-def test_a_damaged_note_costs_one_start(start, damage):
-    entry, written = start()
-    entry.with_name(WHOLE).write_bytes(damage)
-    _, again = start()
-    assert again != written
-    assert start() == (entry, again)
+def test_a_damaged_note_costs_one_start(start):
+    entry, last = start()
+    for damage in (b"", b"[1", b"3", b'{"a": {}}'):
+        entry.with_name(WHOLE).write_bytes(damage)
+        _, again = start()
+        assert again != last, damage
+        last = again
+    assert start() == (entry, last)
