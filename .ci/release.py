@@ -120,8 +120,8 @@ def needed(name: str) -> Iterator[str]:
 def licence_of(about: metadata.PackageMetadata) -> str:
     """Return the licence that a package states, by expression, classifiers or the first line of its text."""
     classified = [c.split(" :: ")[-1] for c in about.get_all("Classifier", []) if c.startswith("License :: ")]
-    text = (about["License"] or "").strip()
-    return about["License-Expression"] or ", ".join(classified) or (text.splitlines()[0] if text else "")
+    text = (about.get("License") or "").strip()  # by [] Python 3.13 warns where there is none
+    return about.get("License-Expression") or ", ".join(classified) or (text.splitlines()[0] if text else "")
 
 
 def audit() -> str:

@@ -16,6 +16,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxlesion.runtime.memory import be_patient
+
+be_patient()  # as every program is
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
