@@ -38,8 +38,7 @@ def mix(images: jax.Array, label: jax.Array, mask: jax.Array, mixing: Mixing, ke
     if not any(mixing):
         return images, label
     coin, key = jax.random.split(key)
-    other, other_label = jnp.roll(images, 1, axis=0), jnp.roll(label, 1)
-    valid = jnp.roll(mask, 1) > 0
+    other, other_label, valid = _neighbours(images, label, mask)
     kinds = [kind for kind, alpha in ((_mixup, mixing.mixup), (_cutmix, mixing.cutmix)) if alpha]
     kept = [kind(images.shape, alpha, key) for kind, alpha in zip(kinds, filter(None, mixing), strict=True)]
     own = kept[0] if len(kept) == 1 else jnp.where(jax.random.bernoulli(coin), kept[0], kept[1])
@@ -47,6 +46,13 @@ def mix(images: jax.Array, label: jax.Array, mask: jax.Array, mixing: Mixing, ke
     share = own.mean((1, 2))  # of each image that stays
     own = own[..., None]
     return own * images + (1 - own) * other, share * label + (1 - share) * other_label
+
+
+def _neighbours(images: jax.Array, label: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return images, labels and validity of the rows before, in one exchange between the devices."""
+    rows = jnp.concatenate([images.reshape(len(images), -1), label[:, None], mask[:, None]], 1)
+    rows = jnp.roll(rows, 1, axis=0)
+    return rows[:, :-2].reshape(images.shape), rows[:, -2], rows[:, -1] > 0
 
 
 def _mixup(shape: tuple[int, ...], alpha: float, key: jax.Array) -> jax.Array:

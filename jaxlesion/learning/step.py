@@ -55,18 +55,19 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        images, label = batch["image"], batch["label"]
+        images, label, mask = batch["image"], batch["label"], batch["mask"]
         if config.label_smoothing:
             label = label * (1 - config.label_smoothing) + config.label_smoothing / 2
         if images.ndim == 4:  # else the features of a frozen backbone
             images = augment(images, recipe, seed, state.step // state.steps_per_epoch, batch["row"])
             images = normalise(images, model.variant)
-            images, label = mix(images, label, batch["mask"], mixing, jax.random.fold_in(key, 1))
+            images, label = mix(images, label, mask, mixing, jax.random.fold_in(key, 1))
+            mask = _after(mask, label) if any(mixing) else mask
 
         whole = {"params": state.params, "batch_stats": state.batch_stats}
         before = trainable(whole, frozen=model.frozen)["params"]
         groups = [batch["groups"]] if model.num_classes > 1 else []
-        loss, gradient, batch_stats = differentiate(whole, images, label, batch["mask"], key, *groups)
+        loss, gradient, batch_stats = differentiate(whole, images, label, mask, key, *groups)
         kernels = decaying(before) if config.weight_decay else None
         direction, opt_state = optimiser.update(gradient, state.opt_state, kernels)
         rate = learning_rate(config, state.step, state.total_steps)
@@ -98,6 +99,15 @@ def _average(state: TrainState, whole: Variables, most: float, *, frozen: bool) 
     return merge(state.ema, optax.incremental_update(new, old, 1 - decay))
 
 
+def _after(x: jax.Array, first: jax.Array) -> jax.Array:
+    """Return x, once `first` is there: 0 is added, which no compiler sees.
+
+    Exchanges between devices that do not need each other may begin in any order. XLA on the CPU has a thread for each
+    device, so two that have begun different ones wait for ever.
+    """
+    return x + jnp.minimum(jnp.abs(first), 0)
+
+
 def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
     """Return (variables, images, label, mask, key) -> loss [], gradient as one vector, and new statistics.
 
@@ -115,6 +125,7 @@ def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
         whole: Variables, images: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array, *groups: jax.Array
     ):
         count = lax.psum(jnp.sum(mask), DATA)
+        images = _after(images, count)
 
         def loss_of(params):
             variables, rngs = merge(whole, {"params": params}), {"dropout": key}
