@@ -4,10 +4,13 @@ Each image is mixed with its neighbour in the batch, whose order is shuffled: no
 drawn follows from a key alone, so that a resumed run repeats it.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 
 class Mixing(NamedTuple):
@@ -22,7 +25,7 @@ class Mixing(NamedTuple):
     cutmix: float = 0.0
 
 
-def mix(images: jax.Array, label: jax.Array, mask: jax.Array, mixing: Mixing, key: jax.Array):
+def mix(images: jax.Array, label: jax.Array, mask: jax.Array, mixing: Mixing, key: jax.Array, mesh: Mesh):
     """Mix a batch; with both kinds, each batch has one of them, by a coin.
 
     Args:
@@ -31,21 +34,29 @@ def mix(images: jax.Array, label: jax.Array, mask: jax.Array, mixing: Mixing, ke
         mask: [b] 1 for rows that count; others are never mixed in.
         mixing: what to do.
         key: of the step.
+        mesh: that the batch is split over.
 
     Returns:
         Images [b, h, w, 3] and labels [b].
     """
     if not any(mixing):
         return images, label
-    coin, key = jax.random.split(key)
     other, other_label, valid = _neighbours(images, label, mask)
-    kinds = [kind for kind, alpha in ((_mixup, mixing.mixup), (_cutmix, mixing.cutmix)) if alpha]
-    kept = [kind(images.shape, alpha, key) for kind, alpha in zip(kinds, filter(None, mixing), strict=True)]
-    own = kept[0] if len(kept) == 1 else jnp.where(jax.random.bernoulli(coin), kept[0], kept[1])
+    # Each device draws for the whole batch. Split, the loop of a draw would ask all devices each time whether to end.
+    draw = jax.shard_map(partial(_draw, images.shape, mixing), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    own = draw(key)
     own = jnp.where(valid[:, None, None], own, 1.0)
     share = own.mean((1, 2))  # of each image that stays
     own = own[..., None]
     return own * images + (1 - own) * other, share * label + (1 - share) * other_label
+
+
+def _draw(shape: tuple[int, ...], mixing: Mixing, key: jax.Array) -> jax.Array:
+    """Return the weight of the own image, [b, h, w]."""
+    coin, key = jax.random.split(key)
+    kinds = [kind for kind, alpha in ((_mixup, mixing.mixup), (_cutmix, mixing.cutmix)) if alpha]
+    kept = [kind(shape, alpha, key) for kind, alpha in zip(kinds, filter(None, mixing), strict=True)]
+    return kept[0] if len(kept) == 1 else jnp.where(jax.random.bernoulli(coin), kept[0], kept[1])
 
 
 def _neighbours(images: jax.Array, label: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

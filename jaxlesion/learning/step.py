@@ -61,7 +61,7 @@ def make_train_step(
         if images.ndim == 4:  # else the features of a frozen backbone
             images = augment(images, recipe, seed, state.step // state.steps_per_epoch, batch["row"])
             images = normalise(images, model.variant)
-            images, label = mix(images, label, mask, mixing, jax.random.fold_in(key, 1))
+            images, label = mix(images, label, mask, mixing, jax.random.fold_in(key, 1), mesh)
             mask = _after(mask, label) if any(mixing) else mask
 
         whole = {"params": state.params, "batch_stats": state.batch_stats}

@@ -36,7 +36,9 @@ def compiled(mixing: Mixing) -> str:
 @pytest.mark.parametrize("mixing", [Mixing(), Mixing(mixup=0.2), Mixing(mixup=0.2, cutmix=1.0)])
 def test_each_exchange_needs_the_one_before(mixing):
     text = compiled(mixing)
-    found = re.findall(r"^\s+(?:ROOT )?%(\S+) = .*? ([a-z-]+)\((.*)$", text[text.index("\nENTRY") :], re.M)
+    inner, entry = text.split("\nENTRY")
+    assert not re.findall(rf" (?:{'|'.join(EXCHANGES)})\(", inner)  # in a loop
+    found = re.findall(r"^\s+(?:ROOT )?%(\S+) = .*? ([a-z-]+)\((.*)$", entry, re.M)
     needs = {name: re.findall(r"%([\w.-]+)", rest.split("), ")[0]) for name, _, rest in found}
 
     @cache

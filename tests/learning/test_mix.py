@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlesion.learning.mix import Mixing, mix
+from jaxlesion.runtime.devices import data_mesh
 
 IMAGES = jnp.asarray(np.arange(6, dtype=np.float32)[:, None, None, None] * np.ones((1, 16, 16, 3), np.float32))
 LABEL = jnp.asarray([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
@@ -14,7 +15,7 @@ KINDS = [Mixing(mixup=0.4), Mixing(cutmix=1.0), Mixing(0.4, 1.0)]
 
 
 def mixed(mixing: Mixing, seed: int = 0, mask: jax.Array = MASK):
-    return mix(IMAGES, LABEL, mask, mixing, jax.random.key(seed))
+    return mix(IMAGES, LABEL, mask, mixing, jax.random.key(seed), data_mesh(len(LABEL)))
 
 
 def test_nothing_is_mixed_unless_asked_for():
