@@ -35,7 +35,7 @@ def compilation_cache(tmp_path_factory, worker_id) -> None:
     settings = {
         "jax_compilation_cache_dir": str(folder),
         "jax_compilation_cache_max_size": 2**33,  # makes JAX lock the folder: no worker reads a half-written program
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,  # with such a lock, each program kept reads all the others
         "jax_persistent_cache_enable_xla_caches": "none",  # otherwise the folder's name is part of every key
     }
     for name, value in settings.items():

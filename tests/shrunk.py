@@ -26,6 +26,7 @@ SMALLER = {
     "jaxlesion.tabular": "--trees.trees 4 --trees.bag 1 --trees.min-rows 3",
     "jaxlesion.outliers": "--weights none --model.variant tiny --data.image-size 32 --bootstrap 20",
 }
+ALWAYS = dict.fromkeys(("jaxlesion.evaluate", "jaxlesion.report"), "--bootstrap 20")
 EXPERIMENT = "--shrink --fold 0 --bootstrap 20"
 OPTIONS = {
     "experiments.table1": EXPERIMENT,
@@ -66,7 +67,7 @@ def shrink(words: Sequence[str]) -> list[str]:
     if program.startswith("experiments"):
         smaller = OPTIONS[program].split()
     else:  # a run that is gone on with has its options already
-        smaller = SMALLER.get(program, "").split() if "--data-dir" in words else []
+        smaller = ALWAYS.get(program, SMALLER.get(program, "") if "--data-dir" in words else "").split()
     kept, dropping = [], False
     for word in words:
         if word.startswith("--"):

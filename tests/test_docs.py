@@ -27,6 +27,8 @@ from jaxlesion.data.sources import open_images
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAKES_DATA = ("tutorial.md",)  # whose commands read what its Python writes
+READS_EXPORTS = ("export.md",)  # whose Python reads what its commands write
 KINDS = {
     "package": re.compile(r"python -m jaxlesion\.\w+( |$)"),
     "experiment": re.compile(r"python (-m experiments\.|experiments/)"),
@@ -74,7 +76,7 @@ def test_commands_run(page, demo, tiny_run, tmp_path, monkeypatch):
     shutil.copytree(demo, "isic-2024-challenge")
     with open_images(demo / "train-image.hdf5") as images:
         Path("lesion.jpg").write_bytes(images.read(next(iter(images.ids))))
-    if page.name == "tutorial.md":  # whose Python makes the data of its commands
+    if page.name in MAKES_DATA:
         run_python(page)
     listed = "\n".join(commands(page, "package"))
     for name in set(re.findall(r"--run (ckpt/\S+)", listed)) - set(re.findall(r"--run-dir (ckpt/\S+)", listed)):
@@ -85,6 +87,8 @@ def test_commands_run(page, demo, tiny_run, tmp_path, monkeypatch):
             continue
         words = shlex.split(line, comments=True)
         importlib.import_module(words[2]).main(shrink(words)[3:])
+    if page.name in READS_EXPORTS:
+        run_python(page)
     if page.name == "README.md":  # all folds, the out-of-fold table and a submission
         oof = pd.read_csv("ckpt/best/oof.csv")
         assert sorted(oof["fold"].unique()) == [0, 1, 2]
@@ -162,14 +166,13 @@ def test_every_command_is_run_by_one_of_these():
 
 
 @pytest.mark.b1
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if blocks(page, "python") and page.name not in (*MAKES_DATA, *READS_EXPORTS)],
+    ids=lambda page: page.name,
+)
 def test_python_runs(page, tmp_path, monkeypatch):
-    """In a folder with the exports that they read."""
     monkeypatch.chdir(tmp_path)
-    text = "".join(blocks(page, "python"))
-    for line in commands(page, "package"):
-        if "jaxlesion.export" in line and shlex.split(line)[-1] in text:
-            importlib.import_module("jaxlesion.export").main(shlex.split(line)[3:])
     run_python(page)
 
 

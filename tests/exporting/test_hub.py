@@ -122,7 +122,8 @@ def test_weights_from_the_hub_are_those_of_the_folder(hub):
 def test_timm_opens_it_from_the_hub_with_equal_logits(hub, address, tmp_path):
     push()
     images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
-    variables = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache")}
+    # The page, which another test may have started in this process, sets HF_HUB_OFFLINE.
+    variables = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
     logits = timm_logits("hf-hub:someone/lesions", images, tmp_path, **variables)
     model, parameters = jaxlesion.load_run()
     expected = jax.jit(model.apply)(parameters, jaxlesion.normalise(images, model.variant))
