@@ -1,5 +1,6 @@
 """Begin a run, or open the one that is there: its folder, data, folds and first weights."""
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ def begin(config: TrainConfig, hooks: Hooks = SILENT) -> OpenRun:
     Raises:
         InputError: whatever about the data, the weights or the run the caller must put right.
     """
+    _check_backend(config)
     find_backbone(config.model.variant)
     if process_index() == 0 and not (config.run_dir / "config.json").is_file():
         check_folder("--run-dir", config.run_dir)
@@ -81,6 +83,20 @@ def begin(config: TrainConfig, hooks: Hooks = SILENT) -> OpenRun:
     with in_turn():
         batches = open_batches(config.data, lesions, dataset, run.manifest["data"]["images"])
     return OpenRun(run, lesions, batches, weights)
+
+
+def _check_backend(config: TrainConfig) -> None:
+    """Check that what augments on the host is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    wanted = ("albumentations", "cv2", "tensorflow") if config.augment.backend == "albumentations" else ()
+    if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
+        raise InputError(
+            f"--augment.backend albumentations needs {' and '.join(missing)}, which cannot be imported: install what "
+            "pip check names, or give --augment.backend jax, which needs none"
+        )
 
 
 def _weights(config: TrainConfig) -> Path | None:

@@ -374,6 +374,22 @@ for program, argv in {commands!r}.items():
     assert loaded == ["train ['sklearn']", "evaluate []", "predict []", "report ['matplotlib']"]
 
 
+@pytest.mark.parametrize("name", ["tensorflow", "tensorflow_datasets", "albumentations", "cv2"])
+def test_what_cannot_be_imported_is_missed_by_albumentations_alone(name, tiny_command, tmp_path, monkeypatch, capsys):
+    for loaded in [one for one in sys.modules if one.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, name, None)
+    train.main([*tiny_command, "--run-dir", str(tmp_path / "run")])
+    if name == "tensorflow_datasets":
+        return
+    with pytest.raises(SystemExit):
+        train.main([*tiny_command, "--augment.backend", "albumentations", "--run-dir", str(tmp_path / "other")])
+    said = capsys.readouterr().err
+    assert f"--augment.backend albumentations needs {name}, which cannot be imported" in said
+    assert "--augment.backend jax" in said
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_first_command_trains_the_demo_and_the_network_learns(tmp_path, monkeypatch, capsys):
     """Run `make train`, shrunk to the tiny network: loss falls, ranking rises, all files exist."""
     monkeypatch.chdir(tmp_path)
