@@ -55,7 +55,7 @@ def test_memory_does_not_grow_with_the_images_that_are_predicted(demo, tiny_run,
     As many rows as that, since the peak of one and the same command varies by some 20 MB.
     """
     monkeypatch.chdir(tmp_path)
-    peaks, few, many = {}, 2_000, 20_000
+    peaks, few, many = {}, 2_000, 60_000
     for rows in (few, many):
         scale.write_lesions(tmp_path / f"{rows}", "test", rows, patients=20, malignant=10, crops=demo)
         metadata = tmp_path / f"{rows}" / "test-metadata.csv"
