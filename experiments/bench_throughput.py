@@ -126,7 +126,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 class Turn(NamedTuple):
-    """What a step of one turn took: seconds, those of the processor, and the largest memory so far in GiB."""
+    """Hold what a step of one turn took: seconds, those of the processor, and the largest memory so far in GiB."""
 
     seconds: float
     user: float

@@ -37,6 +37,7 @@ from jaxlesion.ui.terminal import quiet
 
 PLAIN = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"  # compiled without running kernels
 CUBLAS = "--xla_gpu_enable_triton_gemm=false"  # searches among cuBLAS's and cuDNN's kernels
+ALL = "--xla_gpu_enable_triton_gemm=true"  # and among XLA's own, which programs leave out unless a flag names them
 ARCHIVE = 401_059  # crops of the challenge
 SAMPLED = 4_400  # about the crops of an epoch with 1 % of the challenge's negatives
 Result = dict[str, Any]
@@ -66,7 +67,7 @@ class GpuSession:
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """Say what is measured.
 
     Args:
         kind: a key of `KINDS`.
@@ -88,7 +89,7 @@ class Case:
     def name(self) -> str:
         """Return a name such as train_256_224_bfloat16."""
         parts = [self.kind, self.batch, self.size, self.dtype, *([self.form] if self.form != "auto" else [])]
-        return "_".join(map(str, parts)) + {PLAIN: "", CUBLAS: "_searched", "": "_searched_all"}[self.flags]
+        return "_".join(map(str, parts)) + {PLAIN: "", CUBLAS: "_searched", ALL: "_searched_all"}[self.flags]
 
     @property
     def alone(self) -> bool:
@@ -104,7 +105,7 @@ def cases() -> dict[str, Case]:
     found += [Case("parity", 32), Case("profile"), Case("archive", 1024, 128)]
     found += [Case("epochs", 32, 128), Case("epochs", 256, 128)]
     found += [Case("train", flags=CUBLAS), Case("train", form="native", flags=CUBLAS), Case("infer", flags=CUBLAS)]
-    found += [Case("train", 32, 128, flags=CUBLAS), Case("train", 32, 128, flags="")]
+    found += [Case("train", 32, 128, flags=CUBLAS), Case("train", 32, 128, flags=ALL)]
     return {case.name: case for case in found}
 
 
@@ -128,11 +129,11 @@ def _medians(config: GpuSession, once: Callable[[int], Any], batch: int) -> Resu
     return {"step_ms": 1e3 * middle, "images_per_second": batch / middle, "least_ms": 1e3 * min(taken)}
 
 
-def _network(config: GpuSession, case: Case) -> tuple[Any, Any]:
-    """Return the network and its variables."""
+def _network(config: GpuSession, case: Case, platform: str | None = None) -> tuple[Any, Any]:
+    """Return the network of a platform, by default JAX's, and its variables."""
     variant = "tiny" if config.shrink else ModelConfig().variant
     weights = None if config.shrink else find_weights(config.weights, variant)
-    model = build_model(ModelConfig(variant=variant, dtype=case.dtype))
+    model = build_model(ModelConfig(variant=variant, dtype=case.dtype), platform)
     return model, initial_variables(model, weights, 0)[0]
 
 
@@ -150,7 +151,6 @@ def _batch(case: Case) -> dict[str, np.ndarray]:
 
 def _stepper(config: GpuSession, case: Case, *, train: bool) -> Callable[[int], None]:
     """Return a function that runs some steps of ours to their end, compiled."""
-
     use_cores(case.batch)
     mesh = data_mesh(case.batch)
     model, variables = _network(config, case)
@@ -183,7 +183,6 @@ def _ours(config: GpuSession, case: Case) -> Callable[[], Result]:
 
 def _timm(config: GpuSession, case: Case) -> Callable[[], Result]:
     """Compile timm's network by torch.compile, channels-last, in bfloat16."""
-
     sys.path.append(str(Path(__file__).parent))  # where that script finds its neighbours
     from experiments.bench_throughput import timm_step
 
@@ -205,12 +204,10 @@ def _timm(config: GpuSession, case: Case) -> Callable[[], Result]:
 
 def _parity(config: GpuSession, case: Case) -> Callable[[], Result]:
     """Compare logits of real crops with those of float32 on the CPU, in each type and precision."""
-
     images, result = _crops(config, case)[: case.batch], {}
 
     def logits(dtype: str, precision: str, device: Any) -> np.ndarray:
-
-        model, variables = _network(config, dataclasses.replace(case, dtype=dtype))
+        model, variables = _network(config, dataclasses.replace(case, dtype=dtype), device.platform)
         with jax.default_device(device), jax.default_matmul_precision(precision):
             apply = jax.jit(lambda v, x: model.apply(v, normalise(x, model.variant))[:, 0])
             return np.asarray(apply(jax.device_put(variables, device), jax.device_put(images, device)), np.float64)
@@ -233,7 +230,6 @@ def _crops(config: GpuSession, case: Case) -> np.ndarray:
 
 def _batches(config: GpuSession, case: Case) -> tuple[Any, int]:
     """Return the batches of the data, and how many rows there are."""
-
     dataset = open_dataset(config.data_dir)
     wanted = DataConfig(image_size=case.size, batch_size=case.batch)
     return open_batches(wanted, dataset.lesions, dataset, fingerprint(dataset)["images"]), len(dataset.lesions)
@@ -241,7 +237,6 @@ def _batches(config: GpuSession, case: Case) -> tuple[Any, int]:
 
 def _archive(config: GpuSession, case: Case) -> Callable[[], Result]:
     """Predict as many crops as the challenge has, from the cache of decoded ones, by the loop of `predict`."""
-
     batches, n = _batches(config, case)
     decode_ahead(batches, np.arange(n), again=True)
     mesh, (model, variables) = data_mesh(case.batch), _network(config, case)
@@ -260,7 +255,6 @@ def _archive(config: GpuSession, case: Case) -> Callable[[], Result]:
 
 def _epochs(config: GpuSession, case: Case) -> Callable[[], Result]:
     """Train a fold as `train` does, once for the compiled program and once more for the time."""
-
     argv = ["--preset", "best", "--data-dir", str(config.data_dir), "--weights", config.weights, "--epochs", "3"]
     argv += ["--data.image-size", str(case.size), "--data.batch-size", str(case.batch), "--fold", "0"]
     wanted = parse_train([*argv, *(SHRUNK if config.shrink else ())])
@@ -289,7 +283,6 @@ def _epochs(config: GpuSession, case: Case) -> Callable[[], Result]:
 
 def _profile(config: GpuSession, case: Case) -> Callable[[], Result]:
     """Add up the time of each kind of kernel in a few training steps."""
-
     fit = _stepper(config, case, train=True)
     folder, steps = config.out / "profile", 5
 

@@ -98,7 +98,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Program:
-    """What is compiled."""
+    """Say what is compiled."""
 
     step: Literal["train", "predict"] = "train"
     """Which step."""
@@ -148,7 +148,7 @@ VARIED = [
 
 
 class Costs(NamedTuple):
-    """What a program costs one GPU in one step."""
+    """Hold what a program costs one GPU in one step."""
 
     program: Program
     memory: int

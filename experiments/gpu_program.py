@@ -45,7 +45,7 @@ class Instruction:
 
 @dataclass
 class Kernel:
-    """What the GPU is started for: `times` of it in one step, with bytes and operations of all of them."""
+    """Describe what the GPU is started for: `times` of it in one step, with bytes and operations of all of them."""
 
     opcode: str
     part: str

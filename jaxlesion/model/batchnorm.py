@@ -15,7 +15,7 @@ BN_EPS = 1e-3
 
 
 class How(NamedTuple):
-    """How to normalise; nothing of it is differentiated."""
+    """Say how to normalise; nothing of it is differentiated."""
 
     axis_name: str | None = None
     """Axis of the devices that share the batch."""
