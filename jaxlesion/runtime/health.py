@@ -92,11 +92,9 @@ def _devices() -> Iterator[Line]:
         held = int(limit * HELD_SHARE) // (3 * 128**2)
         yield Line("GPU memory", f"{limit / 2**30:.1f} GiB for JAX on each; up to {held:,} crops of 128 px stay there")
     if platform_name == "gpu":
-        yield Line(
-            "batch",
-            "32 images leave a GPU waiting between kernels; --data.batch-size 256 fills it, with 2.8 "
-            "times the --optim.learning-rate, the square root of 8",
-        )  # Malladi et al. 2022, for Adam
+        # Of Adam's steps: Malladi et al. 2022, "On the SDEs and scaling rules for adaptive gradient algorithms".
+        fill = "--data.batch-size 256 fills it, with 2.8 times the --optim.learning-rate, the square root of 8"
+        yield Line("batch", f"32 images leave a GPU waiting between kernels; {fill}")
 
 
 def _memory() -> Line:

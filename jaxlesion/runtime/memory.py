@@ -1,4 +1,4 @@
-"""Memory that the process keeps between steps, in large pages: on a CPU a training step is a third faster for it."""
+"""Set up a process: memory that it keeps between steps, in large pages, a home, and patience between cores."""
 
 import atexit
 import ctypes
@@ -11,8 +11,8 @@ from importlib import metadata
 # From glibc's malloc.h and Linux's mman.h
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 MADV_HUGEPAGE = 14
-TERMINATE = "xla_cpu_collective_call_terminate_timeout_seconds"
 PAGE = 4096
+TERMINATE = "xla_cpu_collective_call_terminate_timeout_seconds"  # an option of XLA
 
 
 def prepare_process() -> None:
