@@ -21,7 +21,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from experiments.gpu_cases import KINDS, GpuSession, Result, cases
+from experiments.gpu_cases import GpuSession, cases
+from experiments.gpu_kinds import KINDS, Result
 from experiments.results import environment
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic

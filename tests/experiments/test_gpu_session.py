@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import gpu_cases, gpu_session
+from experiments import gpu_cases, gpu_kinds, gpu_session
 from jaxlesion.core.errors import InputError
 
 
 def test_names_of_cases_are_unique_and_every_kind_has_one():
     cases = gpu_cases.cases()
     assert {case.name for case in cases.values()} == set(cases)
-    assert {case.kind for case in cases.values()} == set(gpu_cases.KINDS)
+    assert {case.kind for case in cases.values()} == set(gpu_kinds.KINDS)
 
 
 @pytest.mark.parametrize("name", ["train_32_128_float32", "infer_256_224_bfloat16_native", "parity_32_224_bfloat16"])
