@@ -16,27 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import PIL.Image
 
 from experiments import architecture, frontier
-from experiments.augmentation_sheet import Sheet, malignant, sheet_figure
+from experiments.picture_figures import contact_sheet, grad_cam_pairs, reliability_before_and_after, roc_with_bands
 from experiments.results import environment
 from jaxlesion.core import fields
 from jaxlesion.core.errors import InputError
 from jaxlesion.core.files import write_atomic
 from jaxlesion.data.demo import write_demo
-from jaxlesion.evaluation.bootstrap import LEVEL, draws
-from jaxlesion.evaluation.crossfold import rank_within_folds
+from jaxlesion.evaluation.bootstrap import LEVEL
 from jaxlesion.evaluation.decision import decision_curve
-from jaxlesion.evaluation.metrics import roc_curve
-from jaxlesion.evaluation.reliability import reliability
-from jaxlesion.evaluation.statistics import Rows
-from jaxlesion.evaluation.summary import EvalOptions, patients_of
-from jaxlesion.evaluation.units import counted, units_of
+from jaxlesion.evaluation.summary import EvalOptions
 from jaxlesion.reporting import plots
 from jaxlesion.reporting.page import is_demo
-from jaxlesion.reporting.pictures import batches_of, heat
 from jaxlesion.reporting.source import Source, read_source
 from jaxlesion.runs.store import Run
 from jaxlesion.runtime.compile_cache import keep_compiled
@@ -53,11 +46,8 @@ THEMES = {  # ink, soft ink, lines, paper
     "light": ("#1c1e21", "#5c6370", "#d8dce2", "#ffffff"),
     "dark": ("#e6e6e6", "#a2a9b4", "#3a3f47", "#17191c"),
 }
-RUNS = ("#2f6fb0", "#c2452d")  # of a run and the one against it
-GRID = np.linspace(0, 1, 201)  # false positive rates
 COLOURS, DPI = 128, 90  # of a PNG
 LARGEST = 100_000  # bytes of a picture
-SHOWN = 3  # lesions of a class
 DEMO = ("--preset", "demo", "--model.variant", "efficientnetv2_b0", "--fold", "all", "--folds.stratify")
 INTRODUCTION = """# Pictures
 
@@ -162,7 +152,6 @@ def _all(config: Pictures, sources: list[Source], crops: Source) -> dict[str, Pi
     source, names = sources[0], [one.run.folder.name for one in sources]
     calibrated = source.run.calibration().out_of_fold(source.columns[1], source.table["fold"])
     spec = crops.run.config.augment.recipe
-    points = frontier_points(config)
     return {
         "architecture": Picture(
             "The package",
@@ -174,7 +163,7 @@ def _all(config: Pictures, sources: list[Source], crops: Source) -> dict[str, Pi
             "Augmentation",
             "Contact sheet: malignant lesions, each in a row, unchanged and then as three draws by each back end",
             f"Recipe `{'full' if spec == 'none' else spec}` by Albumentations on the host and by JAX inside the step.",
-            lambda: _sheet(crops, "full" if spec == "none" else spec),
+            lambda: contact_sheet(crops, "full" if spec == "none" else spec),
             photographs=True,
         ),
         "roc": Picture(
@@ -194,25 +183,30 @@ def _all(config: Pictures, sources: list[Source], crops: Source) -> dict[str, Pi
             "Reliability",
             "Observed share of malignant lesions by mean prediction, before and after calibration",
             "Bins of equally many rows with Wilson's intervals by patient, before and after calibration.",
-            lambda: _reliability(source, calibrated),
+            lambda: reliability_before_and_after(source, calibrated),
         ),
         "gradcam": Picture(
             "Grad-CAM",
             "Six lesions above, and the same below with the place of the evidence bright",
             "The malignant and the benign lesions of the highest out-of-fold predictions, each by the network that "
             "held it out.",
-            lambda: _grad_cam(crops),
+            lambda: grad_cam_pairs(crops),
             photographs=True,
         ),
-        "frontier": Picture(
-            "Frontier",
-            "Line chart: milliseconds an image by image size, a line for each network"
-            if all("roc_auc" not in point for point in points)
-            else "ROC AUC and pAUC by milliseconds an image, a line for each network",
-            "Time of the jitted prediction of a batch of 8; networks take turns.",
-            lambda: frontier.figure(points),
-        ),
+        "frontier": _frontier(frontier_points(config)),
     }
+
+
+def _frontier(points: list[dict[str, Any]]) -> Picture:
+    """Return the picture of cost, and of ranking where it is known, by image size."""
+    return Picture(
+        "Frontier",
+        "Line chart: milliseconds an image by image size, a line for each network"
+        if all("roc_auc" not in point for point in points)
+        else "ROC AUC and pAUC by milliseconds an image, a line for each network",
+        "Time of the jitted prediction of a batch of 8; networks take turns.",
+        lambda: frontier.figure(points),
+    )
 
 
 def frontier_points(config: Pictures) -> list[dict[str, Any]]:
@@ -229,63 +223,6 @@ def frontier_points(config: Pictures) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"--frontier {config.frontier}: has no frontier.json; give the --out of experiments.frontier")
     return frontier.read_points(path)
-
-
-def roc_with_bands(sources: Mapping[str, Source], resamples: int) -> "Figure":
-    """Draw ROC curves with a band of intervals at each false positive rate, by resamples of patients."""
-    figure, axis = plots.square("false positive rate (1 - specificity)", "true positive rate (sensitivity)")
-    axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-    axis.axhspan(0.8, 1, color=plots.SHADE, alpha=0.15, linewidth=0)
-    for (name, source), colour in zip(sources.items(), RUNS, strict=False):
-        target, prediction = source.columns
-        rank = rank_within_folds(target, prediction, source.table["fold"].to_numpy(np.int8))
-        fpr, tpr, _ = roc_curve(target, rank)
-        if resamples:
-            axis.fill_between(GRID, *band(target, rank, patients_of(source.table), resamples), color=colour, alpha=0.2)
-        axis.plot(fpr, tpr, color=colour, linewidth=1.8, label=name)
-    axis.legend(loc="lower right", frameon=False)
-    return figure
-
-
-def band(target: np.ndarray, rank: np.ndarray, patient: np.ndarray | None, resamples: int) -> np.ndarray:
-    """Return the limits [2, len(GRID)] of the true positive rate at each false positive rate."""
-    units = units_of(patient, counted(target, rank, {}))
-    rows = Rows(target, rank, units.kind, len(units.sizes), {}, units.sizes)
-    found = []
-    for weight in draws(units, resamples, 100, 0):
-        drawn = rows.weighted(weight)
-        falling = zip(1 - drawn.specificity, drawn.sensitivity, strict=True)
-        found += [np.interp(GRID, [0, *fpr[::-1], 1], [0, *tpr[::-1], 1]) for fpr, tpr in falling]
-    return np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-
-
-def _reliability(source: Source, calibrated: np.ndarray) -> "Figure":
-    target, prediction = source.columns
-    both = {"as predicted": prediction, "calibrated": calibrated}
-    patient = patients_of(source.table)
-    return plots.reliability_diagram({name: reliability(target, p, patient=patient) for name, p in both.items()})
-
-
-def _sheet(source: Source, recipe: Any) -> "Figure":
-    sheet = Sheet(Path("sheet.png"), recipe=recipe, lesions=4, draws=3, size=96)
-    images = malignant(source.dataset.metadata.parent, sheet.lesions, sheet.size, sheet.seed)
-    return sheet_figure(images, sheet)
-
-
-def _grad_cam(source: Source) -> "Figure":
-    highest = [source.table[source.table["target"] == target].nlargest(SHOWN, "prediction") for target in (1, 0)]
-    row_of = {isic_id: row for row, isic_id in enumerate(source.lesions["isic_id"])}
-    rows = np.array([row_of[isic_id] for one in highest for isic_id in one["isic_id"]])
-    batches = batches_of(source)
-    maps = heat(source, batches, rows)
-    captions = [
-        f"{label} {p:.2f}"
-        for label, one in zip(("malignant", "benign"), highest, strict=True)
-        for p in one["prediction"]
-    ]
-    return plots.lesions(
-        np.stack([batches.image(row) for row in rows]), np.stack([maps[row] for row in rows]), captions
-    )
 
 
 def _write(folder: Path, name: str, theme: str, picture: Picture) -> tuple[str, int]:

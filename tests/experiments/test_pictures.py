@@ -8,7 +8,8 @@ import pytest
 from test_layers import BELOW
 
 from experiments import architecture, frontier, pictures
-from experiments.pictures import GRID, LARGEST, THEMES, Pictures, band
+from experiments.picture_figures import GRID, band
+from experiments.pictures import LARGEST, THEMES, Pictures
 from jaxlesion.core.errors import InputError
 from jaxlesion.evaluation.summary import Estimate
 
