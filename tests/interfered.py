@@ -29,10 +29,10 @@ from typing import Any
 
 PLAN: dict[str, Any] = {}
 SEEN: Counter = Counter()
-# What a training says on stderr when all is well: its configuration as JSON, the run, its folds and their progress.
+# What a training says on stderr when all is well: the run, its options, its folds and their progress, what to open.
 NOTE = re.compile(
-    r'$|[{}]|  +["}\]]|  +[\w".-]+,?$|a new run: |a fold has malignant lesions of only |fold (\d+|none)[: ]'
-    r"|No --data-dir|[\d,]+ of [\d,]+ images look alike"
+    r"$|a new run: |preset \w+: |  --[\w.-]+ |all options: |a fold has malignant lesions of only |fold (\d+|none)[: ]"
+    r"|No --data-dir|[\d,]+ of [\d,]+ images look alike|finished: fold |  /\S+ +(the|loss|a) |    python -m jaxlesion"
 )
 
 

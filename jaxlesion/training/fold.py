@@ -122,7 +122,7 @@ def train_fold_of(opened: OpenRun, config: TrainConfig, fold: int, hooks: Hooks)
     batches = opened.batches.teaching(config.sampling.even, weight, groups)
     size = config.data.batch_size
     steps = steps_per_epoch(rows.training, size)
-    hooks.say(f"fold {name}: {steps:,} steps of {size} an epoch; the first one compiles")
+    hooks.say(f"fold {name}: {steps:,} steps an epoch, {size} rows each; the first step compiles")
     with _locked(folder), StopSignal() as stop:
         journal = Journal(
             name, folder, folder.started, config.epochs, target[rows.validation], hooks.say, hooks.observe

@@ -37,12 +37,12 @@ def print_changes(config: TrainConfig) -> None:
     of_preset = {option.name: option for option in describe(TrainConfig, preset(config.preset))}
     data, model = config.data, config.model.variant
     epochs = f"{config.epochs} epoch{'s'[: config.epochs > 1]}"
-    say(f"preset {config.preset}: {model}, {data.image_size} px, batch {data.batch_size}, {epochs}; besides:")
+    say(f"preset {config.preset}: {model}, {data.image_size} px, batch {data.batch_size}, {epochs}; changed:")
     changed = [one for one in describe(TrainConfig, config) if one.default != of_preset[one.name].default]
     rows = []
     for option in changed:
         before = of_preset[option.name].default
-        instead = "" if before in (None, ()) or option.name in PLACES else f"in the preset {as_text(before)}"
+        instead = "" if before in (None, ()) or option.name in PLACES else f"(preset: {as_text(before)})"
         rows.append((option.flag, as_text(option.default), instead))
     say_columns(rows)
     say(f"all options: {config.run_dir / 'config.json'}")
