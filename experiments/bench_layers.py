@@ -25,7 +25,7 @@ import tyro
 from jaxlesion.model import blocks
 from jaxlesion.model.convolve import IMPL, convolve
 from jaxlesion.model.efficientnet import VARIANTS, EfficientNetV2
-from jaxlesion.runtime.memory import keep_memory, prepare_process
+from jaxlesion.runtime.memory import prepare_process, take_large_pages
 from jaxlesion.ui.exits import run_program
 from jaxlesion.ui.terminal import show
 
@@ -132,7 +132,6 @@ def timed(layer: Layer, dtype: jnp.dtype, rounds: int) -> dict[str, float]:
 
 def measure(options: Layers) -> None:
     """Time every layer and print the table."""
-    keep_memory()
     dtype = jnp.dtype(options.dtype)
     rate, bandwidth = machine(dtype, options.rounds)
     ways = [f"{form} {way}" for way in ("forward", "back") for form in FORMS]
@@ -170,5 +169,6 @@ def measure(options: Layers) -> None:
 
 
 if __name__ == "__main__":
+    take_large_pages()
     prepare_process()
     run_program(lambda: measure(tyro.cli(Layers, description=__doc__)))

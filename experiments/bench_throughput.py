@@ -22,6 +22,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from jaxlesion.runtime.memory import with_large_pages
+
 
 def jaxlesion_step(args: argparse.Namespace):
     """Return a function that runs one step, or this process's share of it, to its end; and a description."""
@@ -36,11 +38,9 @@ def jaxlesion_step(args: argparse.Namespace):
     from jaxlesion.model.registry import build_model
     from jaxlesion.model.variables import init_variables
     from jaxlesion.runtime.devices import data_mesh, local_mesh, replicate, shard_batch, use_cores
-    from jaxlesion.runtime.memory import keep_memory
     from jaxlesion.runtime.processes import compile_before_running, local_share
 
-    keep_memory()  # these two as in every program of the package
-    use_cores(args.batch)
+    use_cores(args.batch)  # as in every program of the package
     mesh = data_mesh(args.batch)
     dtype = "bfloat16" if args.bf16 else "float32"
     model = build_model(ModelConfig(variant=args.variant, dtype=dtype))
@@ -149,13 +149,15 @@ class Worker:
             str(batch),
         ]
         options += [flag for flag in ("--bf16", "--compile") if getattr(args, flag[2:])]
+        # Programs of the package take large pages themselves; those of others do not.
+        environ = with_large_pages(os.environ) if name == "jaxlesion" else os.environ
         self.process = subprocess.Popen(
             [python, __file__, args.what, "--worker", name, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             # By default JAX preallocates most of a GPU's memory, and timm needs some too.
-            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            env={**environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         )
         first, self.name = self._line().split("\t")
         self.first_call = float(first)

@@ -1,8 +1,13 @@
 """Malignant or benign: EfficientNetV2 in JAX and Flax on crops of 3D total body photography."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from jaxlesion._version import __version__
+from jaxlesion.runtime.memory import take_large_pages
+
+if sys.argv[:1] == ["-m"]:  # Python is looking for the module of a command: the time to start again, if at all
+    take_large_pages()
 
 if TYPE_CHECKING:
     from jaxlesion.api import create_model, load_run, normalise

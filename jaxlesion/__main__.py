@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from jaxlesion._version import __version__
+from jaxlesion.runtime.memory import take_large_pages
 
 COMMANDS = {  # in the order in which they are needed
     "doctor": "show what jaxlesion finds on this machine",
@@ -37,6 +38,8 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; its options are those of `python -m jaxlesion.COMMAND`."""
+    if argv is None:
+        take_large_pages()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())

@@ -43,8 +43,23 @@ def normalise_batch(
     how = How(axis_name, silu, form() == "gpu")
     if silu and not how.once:  # on a CPU one operation is slower than two
         y, *statistics = _normalise_batch(x, scale, bias, about, how._replace(silu=False))
-        return nn.silu(y), *statistics
+        return _silu(y), *statistics
     return _normalise_batch(x, scale, bias, about, how)
+
+
+@jax.custom_vjp
+def _silu(x: jax.Array) -> jax.Array:
+    """Return SiLU, whose gradient computes the sigmoid again: kept, it would be a third of the memory of a step."""
+    return nn.silu(x)
+
+
+def _silu_back(x, dy):
+    x, dy = lax.optimization_barrier((x, dy))  # else XLA keeps the sigmoid of the forward pass
+    gate = nn.sigmoid(x)
+    return (dy * gate * (1 + x * (1 - gate)),)
+
+
+_silu.defvjp(lambda x: (nn.silu(x), x), _silu_back)
 
 
 def count_values(x: jax.Array, axis_name: str | None) -> int:

@@ -55,7 +55,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, chosen: str) -> jax.
     if chosen == "native":
         return _native(x, kernel, stride)
     if kernel.shape[:2] == (1, 1) and stride == 1 and not depthwise:
-        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+        return (_pointwise if chosen == "cpu" else _as_product)(x, kernel[0, 0])
     if chosen == "gpu":
         values = max(x.size // stride**2, x.size // stride**2 // kernel.shape[2] * kernel.shape[3])  # of x or of y
         small = values * math.prod(kernel.shape[:2]) * x.dtype.itemsize < LARGE
@@ -109,9 +109,14 @@ def _views(x: jax.Array, size: int, stride: int) -> list[jax.Array]:
     return _cut(_pad_same(x, size, stride), size, stride, rows, cols)
 
 
+def _as_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Convolve [b,h,w,c] by 1x1 with [c,o]."""
+    return lax.dot_general(x, matrix, (((3,), (0,)), ((), ())))
+
+
 def _product(views: list[jax.Array], kernel: jax.Array) -> jax.Array:
     """Return the product of all neighbourhoods, given as views, with a kernel that is not depthwise."""
-    return lax.dot_general(jnp.concatenate(views, -1), kernel.reshape(-1, kernel.shape[3]), (((3,), (0,)), ((), ())))
+    return _as_product(jnp.concatenate(views, -1), kernel.reshape(-1, kernel.shape[3]))
 
 
 def _kernel_gradient(views: list[jax.Array], dy: jax.Array, *, depthwise: bool, once: bool = False) -> jax.Array:
@@ -128,6 +133,18 @@ def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolve depthwise as a sum of shifted maps."""
     weights = kernel.reshape(kernel.shape[0] ** 2, 1, 1, 1, -1)
     return sum(view * weight for view, weight in zip(_views(x, kernel.shape[0], stride), weights, strict=True))
+
+
+def _back_pointwise(saved, dy):
+    """Return the gradients of `_pointwise`; XLA's own would transpose the wider map, and compute dy twice."""
+    x, matrix = saved
+    dy = lax.optimization_barrier(dy)
+    dx = lax.dot_general(dy, matrix, (((3,), (1,)), ((), ())))
+    over = (0, 1, 2), (0, 1, 2)
+    if x.shape[3] <= dy.shape[3]:
+        return dx, lax.dot_general(x, dy, (over, ((), ())))
+    # Without the barrier XLA turns the product around, and the faster library for products does not take it.
+    return dx, lax.optimization_barrier(lax.dot_general(dy, x, (over, ((), ())))).T
 
 
 def _forward_by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -171,6 +188,8 @@ def _back_at_once(stride, saved, dy):
     return dx, total.reshape(kernel.shape).astype(kernel.dtype)
 
 
+_pointwise = jax.custom_vjp(_as_product)
+_pointwise.defvjp(lambda x, matrix: (_as_product(x, matrix), (x, matrix)), _back_pointwise)
 _by_rows = jax.custom_vjp(_forward_by_rows, nondiff_argnums=(2,))
 _by_rows.defvjp(lambda x, kernel, stride: (_forward_by_rows(x, kernel, stride), (x, kernel)), _back_by_rows)
 _at_once = jax.custom_vjp(_forward_at_once, nondiff_argnums=(2,))

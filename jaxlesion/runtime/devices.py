@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -16,6 +17,10 @@ from jaxlesion.core.errors import InputError
 
 DATA = "data"  # the axis
 HELD_SHARE = 0.25  # of a device's memory, in which `--data.on-device auto` holds images
+OPTIONS = {  # of XLA
+    "gpu": ("xla_gpu_enable_triton_gemm", False),
+    "cpu": ("xla_cpu_scheduler_type", "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"),
+}
 LEAST_SHARE = 8  # images of a batch for which a core pays
 
 
@@ -67,14 +72,16 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
-def compiler_options(platform: str | None) -> dict[str, bool]:
+def compiler_options(platform: str | None) -> dict[str, bool | str]:
     """Return XLA's options for the large programs of a platform; what XLA_FLAGS says of them holds.
 
     On a GPU XLA searches for the fastest kernel of each matrix product. With its own (Triton) among them, B1's training
-    step was not compiled after six minutes; without them in one (docs/performance.md).
+    step was not compiled after six minutes; without them in one (docs/performance.md). On a CPU XLA prefers an order in
+    which much could run at the same time, and holds more memory for it; here a device is one core.
     """
-    own = "xla_gpu_enable_triton_gemm"
-    return {own: False} if platform == "gpu" and own not in os.environ.get("XLA_FLAGS", "") else {}
+    name, value = OPTIONS.get(platform, (None, None))
+    known = version("jaxlib").startswith(("0.10.", "0.11."))  # other versions may end at it
+    return {name: value} if name and known and name not in os.environ.get("XLA_FLAGS", "") else {}
 
 
 def local_mesh(mesh: Mesh) -> Mesh:

@@ -276,3 +276,15 @@ def test_groups_are_scored_by_column_and_unknown_ones_by_nothing():
         part = logits[row, 4 * column : 4 * column + 4].astype(np.float64)
         expected += mask[row] * (np.log(np.exp(part).sum()) - part[groups[row, column]])
     assert group_cross_entropy(logits, groups, mask, jnp.float32(4.5)) == pytest.approx(expected / 4.5, rel=1e-5)
+
+
+@pytest.mark.extra
+def test_a_core_holds_at_most_75_mb_an_image_in_a_training_step_of_b1():
+    """As compiled, at 224 px in float32: 8 images a core, and the gradient, of which Adam has further copies."""
+    mesh = data_mesh(8, jax.devices()[:1])
+    optimiser, config = make_optimiser(OptimConfig()), OptimConfig()
+    model = build_model(ModelConfig("efficientnetv2_b1", dtype="float32"))
+    state = create_state(init_variables(model, 0), optimiser)
+    step = make_train_step(model, optimiser, config, recipe=RecipeSpec(), mesh=mesh)
+    compiled = step.lower(state, make_batch(8, 224), np.uint32(0)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes / 8 < 75e6

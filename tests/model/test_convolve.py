@@ -8,7 +8,13 @@ import pytest
 from jaxlesion.model import convolve as convolution
 from jaxlesion.model.convolve import FORMS, IMPL, convolve
 
-KERNELS = {"dense": (3, 3, 6, 10), "depthwise": (3, 3, 1, 6), "one colour": (3, 3, 1, 6), "pointwise": (1, 1, 6, 10)}
+KERNELS = {
+    "dense": (3, 3, 6, 10),
+    "depthwise": (3, 3, 1, 6),
+    "one colour": (3, 3, 1, 6),
+    "widening": (1, 1, 6, 10),
+    "narrowing": (1, 1, 6, 3),
+}
 
 
 def close(ours: jax.Array, theirs: jax.Array, tolerance: float = 1e-5) -> None:

@@ -38,9 +38,14 @@ def test_the_users_number_of_devices_stands(monkeypatch):
     sharding.use_cores(32)
 
 
-def test_a_gpu_is_spared_the_search_among_xlas_own_products_unless_the_user_says_otherwise(monkeypatch):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_each_platform_has_its_option_unless_the_user_says_otherwise_or_xla_may_not_know_it(monkeypatch, platform):
+    option, value = sharding.OPTIONS[platform]
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=0")
-    assert sharding.compiler_options("cpu") == sharding.compiler_options(None) == {}
-    assert sharding.compiler_options("gpu") == {"xla_gpu_enable_triton_gemm": False}
-    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
-    assert sharding.compiler_options("gpu") == {}
+    assert sharding.compiler_options(platform) == {option: value}
+    assert sharding.compiler_options(None) == sharding.compiler_options("tpu") == {}
+    monkeypatch.setattr(sharding, "version", lambda name: "0.12.0")
+    assert sharding.compiler_options(platform) == {}
+    monkeypatch.undo()
+    monkeypatch.setenv("XLA_FLAGS", f"--{option}=true")
+    assert sharding.compiler_options(platform) == {}

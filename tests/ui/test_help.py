@@ -106,8 +106,8 @@ def test_what_differs_from_the_preset_has_both_values(capsys):
     assert lines[1:-1] == [
         ["--data-dir", "d"],
         ["--run-dir", "r"],
-        ["--epochs", "3", "in", "the", "preset", "20"],
-        ["--optim.ema", "None", "in", "the", "preset", "0.99"],
+        ["--epochs", "3", "(preset:", "20)"],
+        ["--optim.ema", "None", "(preset:", "0.99)"],
     ]
 
 
