@@ -139,6 +139,9 @@ class ModelConfig:
     auxiliary: tuple[str, ...] = ()
     """Columns of groups, such as iddx_2, that further outputs learn to tell apart in training; empty cells teach
     nothing. Predictions are of the first output alone."""
+    ghost_batches: Annotated[int, at_least(1)] = 1
+    """Parts of a batch that BatchNorm normalises each by itself (Hoffer et al. 2017), on any number of devices. With
+    one for each host, hosts exchange gradients alone."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type that is computed in; auto: bfloat16 on GPU, float32 on CPU. Parameters and losses are float32."""
 
@@ -277,6 +280,10 @@ def check(config: TrainConfig) -> None:
     check_folds(config.fold, config.folds)
     if config.model.auxiliary and (config.augment.mixup or config.augment.cutmix):
         raise InputError("--model.auxiliary learns groups of whole images: leave out --augment.mixup and .cutmix")
+    if config.data.batch_size % config.model.ghost_batches:
+        raise InputError(
+            f"--model.ghost-batches {config.model.ghost_batches} must divide --data.batch-size {config.data.batch_size}"
+        )
     _check_distributed(config.distributed)
     if config.model.freeze and config.weights == "none":
         raise InputError(

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxlesion.core.config import OptimConfig
+from jaxlesion.core.errors import InputError
 from jaxlesion.core.recipes import RecipeSpec
 from jaxlesion.data.batch import Batch
 from jaxlesion.learning.augment import augment
@@ -116,7 +117,14 @@ def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
     Every device differentiates its share of the batch, and one sum over them ends it: left to the compiler, a sum
     between devices would stand in each turn of the loops in which kernels' gradients are added up. As one vector,
     gradients are exchanged, measured and smoothed by one operation each instead of by hundreds, which all are compiled.
+
+    Raises:
+        InputError: the ghost batches cannot be spread evenly over the devices.
     """
+    if model.ghosts % mesh.size and mesh.size % model.ghosts:
+        raise InputError(
+            f"--model.ghost-batches {model.ghosts} is neither a multiple nor a divisor of the {mesh.size} devices"
+        )
     split_model = model.clone(axis_name=DATA)
     specs = (P(), P(DATA), P(DATA), P(DATA), P(), *([P(DATA)] if model.num_classes > 1 else []))
 
@@ -137,7 +145,11 @@ def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
 
         params = trainable(whole, frozen=model.frozen)["params"]
         (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return *lax.psum((loss, ravel_pytree(gradient)[0]), DATA), batch_stats
+        loss, gradient = lax.psum((loss, ravel_pytree(gradient)[0]), DATA)
+        if model.ghosts > 1:  # devices have other statistics
+            flat, as_before = ravel_pytree(batch_stats)
+            batch_stats = as_before(lax.pmean(_after(flat, loss), DATA))
+        return loss, gradient, batch_stats
 
     return differentiate
 

@@ -19,6 +19,8 @@ class How(NamedTuple):
 
     axis_name: str | None = None
     """Axis of the devices that share the batch."""
+    sharing: int = 1
+    """Neighbouring devices that share statistics."""
     silu: bool = False
     """Whether SiLU follows within."""
     once: bool = False
@@ -26,11 +28,19 @@ class How(NamedTuple):
 
 
 def normalise_batch(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, about: jax.Array, axis_name: str | None = None, *, silu=False
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    about: jax.Array,
+    axis_name: str | None = None,
+    *,
+    silu: bool = False,
+    ghosts: int = 1,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise [b,h,w,c] by its own statistics: (y, mean [c], biased variance [c]).
 
-    No gradient flows into the two statistics returned: they only feed the running averages.
+    No gradient flows into the two statistics returned: they only feed the running averages. With several ghost batches
+    (Hoffer et al. 2017, arXiv:1705.08741) they are the means over those of this device.
 
     Args:
         x: the map.
@@ -39,8 +49,15 @@ def normalise_batch(
         about: roughly the mean [c], the same on all devices: the closer, the less is lost in joining their variances.
         axis_name: where given, the statistics are those of the batch that the devices of this axis share.
         silu: whether y is SiLU of the normalised map.
+        ghosts: parts of the batch, each with statistics of its own; a multiple or a divisor of the devices' number.
     """
-    how = How(axis_name, silu, form() == "gpu")
+    devices = _count_devices(axis_name)
+    if ghosts > devices:
+        parts = x.reshape(ghosts // devices, -1, *x.shape[1:])
+        alone = partial(normalise_batch, silu=silu)
+        y, mean, var = jax.vmap(alone, (0, None, None, None))(parts, scale, bias, about)
+        return y.reshape(x.shape), mean.mean(0), var.mean(0)
+    how = How(axis_name, devices // ghosts, silu, form() == "gpu")
     if silu and not how.once:  # on a CPU one operation is slower than two
         y, *statistics = _normalise_batch(x, scale, bias, about, how._replace(silu=False))
         return _silu(y), *statistics
@@ -62,9 +79,13 @@ def _silu_back(x, dy):
 _silu.defvjp(lambda x: (nn.silu(x), x), _silu_back)
 
 
-def count_values(x: jax.Array, axis_name: str | None) -> int:
-    """Count the values of a channel of [b,h,w,c] over all devices."""
-    return x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+def count_values(x: jax.Array, axis_name: str | None = None, ghosts: int = 1) -> int:
+    """Count the values of a channel of [b,h,w,c] that are normalised together."""
+    return x.size // x.shape[-1] * _count_devices(axis_name) // ghosts
+
+
+def _count_devices(axis_name: str | None) -> int:
+    return 1 if axis_name is None else lax.axis_size(axis_name)
 
 
 def _as_map(vector: jax.Array) -> jax.Array:
@@ -72,13 +93,14 @@ def _as_map(vector: jax.Array) -> jax.Array:
     return vector.reshape(1, 1, 1, -1)
 
 
-def _is_shared(how: How) -> bool:
-    return how.axis_name is not None and lax.axis_size(how.axis_name) > 1
-
-
 def _over_devices(vectors: Sequence[jax.Array], how: How) -> Sequence[jax.Array]:
-    """Average vectors over the devices that share the batch, in one exchange."""
-    return tuple(lax.pmean(jnp.stack(vectors), how.axis_name)) if _is_shared(how) else vectors
+    """Average vectors over the devices that share statistics, in one exchange."""
+    if how.sharing == 1:
+        return vectors
+    devices, groups = _count_devices(how.axis_name), None
+    if how.sharing < devices:
+        groups = [list(range(first, first + how.sharing)) for first in range(0, devices, how.sharing)]
+    return tuple(lax.pmean(jnp.stack(vectors), how.axis_name, axis_index_groups=groups))
 
 
 def _statistics(x: jax.Array, about: jax.Array, how: How) -> tuple[jax.Array, jax.Array]:
@@ -86,14 +108,14 @@ def _statistics(x: jax.Array, about: jax.Array, how: How) -> tuple[jax.Array, ja
 
     Where devices or one pass over the map require E[x^2] - E[x]^2, x is the difference to `about`: else they cancel.
     """
-    count, wide = count_values(x, None), x.astype(jnp.float32)
+    count, wide = count_values(x), x.astype(jnp.float32)
     if how.once:
         apart = wide - _as_map(about)
         moments = [total / count for total in channel_sums(apart, jnp.square(apart), once=True)]
     else:
         mean = channel_sums(wide)[0] / count
         var = channel_sums(jnp.square(wide - _as_map(mean)))[0] / count
-        if not _is_shared(how):
+        if how.sharing == 1:
             return mean, var
         moments = [mean - about, var + jnp.square(mean - about)]
     apart, squares = _over_devices(moments, how)
@@ -135,7 +157,7 @@ def _normalise_back(how, saved, cotangents):
     if how.silu:  # computed again: written and read it would cost more
         mean, inverse, *means = lax.optimization_barrier((mean, inverse, *means))
         dy, normal = parts(mean, inverse)
-    common = (_as_map(means[0]) + normal * _as_map(means[1])) / count_values(x, None)
+    common = (_as_map(means[0]) + normal * _as_map(means[1])) / count_values(x)
     dx = _as_map(factor) * (dy - common)
     return dx.astype(x.dtype), dscale, dbias, None
 

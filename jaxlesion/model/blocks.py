@@ -63,11 +63,13 @@ class BatchNorm(nn.Module):
     """BatchNorm over all but the last axis, and over the devices of `axis_name`, as torch trains it; SiLU if wanted.
 
     The batch is normalised by its biased variance; the running variance is updated with the unbiased one, n / (n - 1).
-    Statistics are float32.
+    Statistics are float32. Each of the batch's `ghosts` parts is normalised by its own; the running ones take their
+    mean.
     """
 
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    ghosts: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, silu: bool = False) -> jax.Array:
@@ -80,10 +82,10 @@ class BatchNorm(nn.Module):
             factor = scale * lax.rsqrt(var.value + BN_EPS)
             y = (x * _as_map(factor) + _as_map(bias - mean.value * factor)).astype(self.dtype)
             return nn.silu(y) if silu else y
-        axis = None if self.is_initializing() else self.axis_name
-        y, batch_mean, batch_var = normalise_batch(x, scale, bias, mean.value, axis, silu=silu)
+        axis, ghosts = (None, 1) if self.is_initializing() else (self.axis_name, self.ghosts)
+        y, batch_mean, batch_var = normalise_batch(x, scale, bias, mean.value, axis, silu=silu, ghosts=ghosts)
         if not self.is_initializing():
-            count = count_values(x, axis)
+            count = count_values(x, axis, ghosts)
             batch_var = batch_var * (count / max(count - 1, 1))
             mean.value = BN_MOMENTUM * mean.value + (1 - BN_MOMENTUM) * batch_mean
             var.value = BN_MOMENTUM * var.value + (1 - BN_MOMENTUM) * batch_var
@@ -143,6 +145,7 @@ class Block(nn.Module):
     drop_path: float = 0.0
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    ghosts: int = 1
 
     @partial(nn.jit, static_argnames=("train",))  # so that equal blocks, as most are, are traced and lowered once
     @nn.compact
@@ -153,7 +156,7 @@ class Block(nn.Module):
         return DropPath(self.drop_path, self.axis_name)(y, train=train) + x
 
     def _norm(self, x: jax.Array, name: str, *, train: bool, silu: bool = False) -> jax.Array:
-        return BatchNorm(self.dtype, self.axis_name, name=name)(x, train=train, silu=silu)
+        return BatchNorm(self.dtype, self.axis_name, self.ghosts, name=name)(x, train=train, silu=silu)
 
     def branch(self, x: jax.Array, conv, norm) -> jax.Array:
         raise NotImplementedError

@@ -85,9 +85,10 @@ class EfficientNetV2(nn.Module):
 
     `drop_path` grows linearly with depth from 0 and, like `dropout` (before the classifier), draws from the rng
     "dropout" in training; a rate of 0 needs no rng. With `frozen`, the backbone runs on its running BatchNorm
-    statistics even in training, and no gradient reaches it. `dtype` is that of the computation: parameters,
-    statistics and logits are float32. `axis_name` is that of the devices which share the batch, inside `shard_map`.
-    `platform` is where it runs, "cpu" or "gpu", which decides the form of convolutions; by default JAX's.
+    statistics even in training, and no gradient reaches it. `dtype` is that of the computation: parameters, statistics
+    and logits are float32. `axis_name` is that of the devices which share the batch, inside `shard_map`. `ghosts` is
+    the number of parts of a training batch that BatchNorm normalises by themselves. `platform` is where it runs, "cpu"
+    or "gpu", which decides the form of convolutions; by default JAX's.
     """
 
     variant: Variant
@@ -97,6 +98,7 @@ class EfficientNetV2(nn.Module):
     frozen: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    ghosts: int = 1
     platform: str | None = None
 
     @nn.compact
@@ -123,7 +125,7 @@ class EfficientNetV2(nn.Module):
         return (logits, maps | {"features": features}) if intermediates else logits
 
     def _backbone(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
-        conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, self.dtype, self.axis_name)
+        conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, self.dtype, self.axis_name, self.ghosts)
         maps = {}
         x = conv(self.variant.stem, 3, 2, name="conv_stem")(x)
         x = maps["stem"] = norm(name="bn1")(x, train=train, silu=True)
@@ -137,6 +139,7 @@ class EfficientNetV2(nn.Module):
                     self.drop_path * depth / total,
                     self.dtype,
                     self.axis_name,
+                    self.ghosts,
                     name=f"blocks_{i}_{j}",
                 )
                 x = block(x, train=train)

@@ -59,6 +59,7 @@ def build_model(config: ModelConfig, platform: str | None = None) -> nn.Module:
         dropout=config.dropout,
         drop_path=config.drop_path,
         frozen=config.freeze,
+        ghosts=config.ghost_batches,
         dtype=jnp.dtype(config.dtype if config.dtype != "auto" else "bfloat16" if platform == "gpu" else "float32"),
         platform=platform,
     )

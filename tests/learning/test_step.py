@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxlesion.core.config import ModelConfig, OptimConfig
+from jaxlesion.core.errors import InputError
 from jaxlesion.core.recipes import RECIPES, RecipeSpec
 from jaxlesion.learning.loop import NotFinite, StepHooks, predict_batches, train_batches
 from jaxlesion.learning.losses import group_cross_entropy
@@ -72,11 +73,12 @@ def test_training_on_one_batch_learns_it():
     assert np.isclose(float(state.loss_sum), sum(losses), rtol=1e-5)
 
 
-def test_one_device_and_two_give_the_same_step():
+@pytest.mark.parametrize("ghosts", [1, 2, 4])
+def test_one_device_and_two_give_the_same_step(ghosts):
     """Use plain gradient descent: Adam would turn rounding errors of zero gradients into full steps."""
     variables = parts()[0]
     config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="constant")
-    model = build_model(ModelConfig(variant="tiny", dtype="float32", dropout=0.5, drop_path=0.5))
+    model = build_model(ModelConfig("tiny", dtype="float32", dropout=0.5, drop_path=0.5, ghost_batches=ghosts))
     results = []
     for devices in (1, 2):
         mesh = data_mesh(8, jax.devices()[:devices])
@@ -89,6 +91,21 @@ def test_one_device_and_two_give_the_same_step():
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     for one, two in zip(results[0][1], results[1][1], strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+def test_ghost_batches_of_a_device_need_no_exchange_of_statistics_and_others_are_refused():
+    mesh, config = data_mesh(8), OptimConfig()
+    sums = {}
+    for ghosts in (1, 2, 4):
+        model = build_model(ModelConfig("tiny", dtype="float32", ghost_batches=ghosts))
+        step = make_train_step(model, optax.identity(), config, recipe=RecipeSpec(), mesh=mesh)
+        lowered = step.lower(create_state(parts()[0], optax.identity()), make_batch(), np.uint32(0)).as_text()
+        sums[ghosts] = lowered.count("all_reduce")
+    assert sums[1] > 2 * 15  # two for each BatchNorm
+    assert sums[2] == sums[4] < 6
+    model = build_model(ModelConfig("tiny", dtype="float32", ghost_batches=3))
+    with pytest.raises(InputError, match=r"--model.ghost-batches 3 .* 2 devices"):
+        make_train_step(model, optax.identity(), config, recipe=RecipeSpec(), mesh=mesh)
 
 
 def test_another_seed_draws_otherwise_by_the_same_program():

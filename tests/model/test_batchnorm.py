@@ -1,6 +1,10 @@
 """BatchNorm in both forms, alone and with SiLU, equals its formula on one device and on several."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -60,6 +64,14 @@ def test_normalise_equals_its_formula(form, silu, devices):
     expected = jax.jit(lambda *args: with_gradients(lambda *args: formula(*args, silu), *args))(x, scale, bias)
     for mine, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         close(mine, theirs)
+
+
+def test_ghost_batches_have_the_formulas_statistics_and_gradients_on_any_number_of_devices():
+    """In a process of its own, with four devices: in the others two are the most."""
+    script = Path(__file__).with_name("ghosts.py")
+    environ = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environ)
+    assert done.stdout == "12 equal\n", done.stderr
 
 
 @pytest.mark.parametrize("form", FORMS)
