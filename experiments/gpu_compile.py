@@ -57,6 +57,8 @@ class Program:
     """Which GPU."""
     gpus: int = 1
     """How many; eight of a host."""
+    ghost_batches: int = 1
+    """Parts of the batch of all GPUs that BatchNorm normalises each by itself."""
     variant: str = "efficientnetv2_b1"
     """Which network."""
     batch: int = 256
@@ -85,7 +87,13 @@ class Options:
 
 
 BASE = Program()
-WORDS = {"gpus": "{} GPUs", "batch": "batch {}", "size": "{} px", "impl": "{} convolutions"}  # how tables name them
+WORDS = {  # how tables name them
+    "gpus": "{} GPUs",
+    "ghost_batches": "{} ghost batches",
+    "batch": "batch {}",
+    "size": "{} px",
+    "impl": "{} convolutions",
+}
 VARIED = [
     *({"batch": batch} for batch in (32, 1024)),
     {"impl": "native"},
@@ -143,7 +151,8 @@ def absent_gpus(target: Target, count: int) -> list[jax.Device]:
 
 def abstract_step(program: Program, mesh: Mesh):
     """Return the jitted step of a run, and the shapes of its arguments."""
-    model, optim = build_model(ModelConfig(program.variant, dtype=program.dtype), platform_of(mesh)), OptimConfig()
+    config = ModelConfig(program.variant, dtype=program.dtype, ghost_batches=program.ghost_batches)
+    model, optim = build_model(config, platform_of(mesh)), OptimConfig()
     batch, state = program.batch * program.gpus, abstract_variables(model)
     split = functools.partial(jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, P(DATA)))
     data = {name: split((batch,), jnp.float32) for name in ("label", "mask")}
@@ -169,6 +178,7 @@ def costs(program: Program, hlo: Path | None = None) -> Costs:
     say(f"{named(program)}: compiled in {time.perf_counter() - began:.0f} s")
     text, memory = compiled.as_text(), compiled.memory_analysis()
     if hlo is not None:
+        hlo.mkdir(parents=True, exist_ok=True)
         write_atomic(hlo / f"{named(program).replace(', ', '-')}.txt", text)
     found = kernels(text)
     peak = target.bfloat16 if program.dtype == "bfloat16" else target.float32

@@ -134,9 +134,9 @@ def test_a_program_is_described_and_the_table_written(tmp_path, monkeypatch, cap
     tiny = Program(variant="tiny", batch=8, size=32)
     monkeypatch.setattr(gpu_compile, "BASE", tiny)
     monkeypatch.setattr(gpu_compile, "LIMITS", {"train": (1e9, 10**9), "predict": (1e9, 10**9)})
-    gpu_compile.run(Options(replace(tiny, step="predict", dtype="float32"), hlo=tmp_path))
+    gpu_compile.run(Options(replace(tiny, step="predict", dtype="float32"), hlo=tmp_path / "hlo"))
     assert "| BatchNorm, SiLU |" in capsys.readouterr().out
-    assert (tmp_path / "predict-float32.txt").read_text().startswith("HloModule")
+    assert (tmp_path / "hlo" / "predict-float32.txt").read_text().startswith("HloModule")
     gpu_compile.run(Options(tiny, table=True, out=tmp_path / "gpu.md"))
     lines = (tmp_path / "gpu.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [
