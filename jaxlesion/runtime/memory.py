@@ -16,8 +16,8 @@ def take_large_pages() -> None:
     """Start this program again, in the same process, with memory in large pages; once, and before anything else.
 
     XLA on the CPU takes a step's temporary buffers, hundreds of megabytes, from malloc and gives them back after it.
-    In pages of 4 kB, B1 at 224 px has 430,000 page faults a step with a batch of 16, a third of its time; in pages of
-    2 MB, 1,600. malloc asks for those only if told when a process starts.
+    In pages of 4 kB, B1 at 224 px has 270,000 page faults a step with a batch of 16, a sixth of its time; in pages of
+    2 MB, 1,500. malloc asks for those only if told when a process starts.
     """
     environ = with_large_pages(os.environ)
     if environ != os.environ and sys.executable:
