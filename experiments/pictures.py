@@ -204,7 +204,7 @@ def _frontier(points: list[dict[str, Any]]) -> Picture:
         "Line chart: milliseconds an image by image size, a line for each network"
         if all("roc_auc" not in point for point in points)
         else "ROC AUC and pAUC by milliseconds an image, a line for each network",
-        "Time of the jitted prediction of a batch of 8; networks take turns.",
+        "Time of the jitted prediction of a batch; networks take turns.",
         lambda: frontier.figure(points),
     )
 
