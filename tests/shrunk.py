@@ -42,7 +42,7 @@ OPTIONS = {
         "--rows 200 400 --table-rows 1500 --patients 60 --malignant 60 --batch-size 16 --shard-rows 64"
     ),
     "experiments.bench_devices": f"{TINY} --batch 4 --layout 1x1 2x1",
-    "experiments/bench_throughput.py": "--variant efficientnetv2_b0 --size 64 --rounds 1 --batch 2",
+    "experiments/bench_throughput.py": "--variant efficientnetv2_b0 --size 64 --rounds 1 --steps 1 --batch 2",
     "experiments/bench_engines.py": "--variant efficientnetv2_b0 --size 64 --batch 2 --rounds 2 --steps 1",
     "experiments/bench_layers.py": f"{TINY} --batch 2",
     "experiments/bench_input.py": f"{TINY} --images 16 --batch 8",

@@ -282,7 +282,8 @@ def check(config: TrainConfig) -> None:
         raise InputError("--model.auxiliary learns groups of whole images: leave out --augment.mixup and .cutmix")
     if config.data.batch_size % config.model.ghost_batches:
         raise InputError(
-            f"--model.ghost-batches {config.model.ghost_batches} must divide --data.batch-size {config.data.batch_size}"
+            f"--model.ghost-batches {config.model.ghost_batches} does not divide "
+            f"--data.batch-size {config.data.batch_size}: give another"
         )
     _check_distributed(config.distributed)
     if config.model.freeze and config.weights == "none":

@@ -123,7 +123,8 @@ def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
     """
     if model.ghosts % mesh.size and mesh.size % model.ghosts:
         raise InputError(
-            f"--model.ghost-batches {model.ghosts} is neither a multiple nor a divisor of the {mesh.size} devices"
+            f"--model.ghost-batches {model.ghosts} is neither a multiple nor a divisor of the {mesh.size} devices: "
+            "give another"
         )
     split_model = model.clone(axis_name=DATA)
     specs = (P(), P(DATA), P(DATA), P(DATA), P(), *([P(DATA)] if model.num_classes > 1 else []))

@@ -55,6 +55,11 @@ GROUPS = {
     ],
     "Options": [
         Case(
+            *("Ghost batches of unequal size", nothing, train.main, (*TRAIN, "--model.ghost-batches", "3")),
+            "--model.ghost-batches 3 does not divide --data.batch-size 20: give another",
+            "Each part of a batch needs as many images as the others.",
+        ),
+        Case(
             *("An address", nothing, train.main, (*TRAIN, "--data-dir", "s3://bucket/data")),
             "--data-dir s3://bucket/data: is an address, and only files and folders are used: download it or mount it "
             "first, and give the path",
