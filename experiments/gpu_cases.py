@@ -1,4 +1,4 @@
-"""What `experiments.gpu_session` measures: its options, and the cases by name."""
+"""Options and cases, by name, of what `experiments.gpu_session` measures."""
 
 from dataclasses import dataclass
 from pathlib import Path

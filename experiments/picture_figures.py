@@ -1,4 +1,4 @@
-"""What `experiments.pictures` draws of a run: ROC curves with bands, reliability, a contact sheet, Grad-CAM."""
+"""Figures that `experiments.pictures` draws of a run: ROC curves with bands, reliability, contact sheet, Grad-CAM."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -147,7 +147,7 @@ def _make_differentiate(model: EfficientNetV2, config: OptimConfig, mesh: Mesh):
         params = trainable(whole, frozen=model.frozen)["params"]
         (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
         loss, gradient = lax.psum((loss, ravel_pytree(gradient)[0]), DATA)
-        if model.ghosts > 1:  # devices have other statistics
+        if model.ghosts > 1:  # the devices' statistics differ
             flat, as_before = ravel_pytree(batch_stats)
             batch_stats = as_before(lax.pmean(_after(flat, loss), DATA))
         return loss, gradient, batch_stats

@@ -17,7 +17,7 @@ from jaxlesion.runtime.devices import HELD_SHARE, cores
 PACKAGE = "jaxlesion"
 LEAST_MEMORY, LEAST_DISK = 4, 5  # GiB: training B1 at 128 px, and a run with caches
 EXTRAS = ("tabular", "onnx", "openvino", "app", "tensorboard")
-# how variables begin that change a run
+# Beginnings of the variables that change a run
 SETTINGS = ("JAX_", "XLA_", "CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES", "OMP_NUM_THREADS")
 NVIDIA = Path("/proc/driver/nvidia/version")  # there where the driver of an NVIDIA GPU is
 

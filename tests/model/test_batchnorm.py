@@ -67,7 +67,7 @@ def test_normalise_equals_its_formula(form, silu, devices):
 
 
 def test_ghost_batches_have_the_formulas_statistics_and_gradients_on_any_number_of_devices():
-    """In a process of its own, with four devices: in the others two are the most."""
+    """In a process of its own, with four devices: other tests have two."""
     script = Path(__file__).with_name("ghosts.py")
     environ = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environ)

@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.fixture
 def policy(tmp_path, monkeypatch):
-    """Return a function that sets the kernel's policy, as this machine's libc were a recent glibc."""
+    """Return a function that sets the kernel's policy, as if this machine's libc were a recent glibc."""
     monkeypatch.setattr(memory, "KERNELS_POLICY", str(tmp_path / "enabled"))
     monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.36", raising=False)
     return (tmp_path / "enabled").write_text
