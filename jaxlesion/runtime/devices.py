@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlesion.core.errors import InputError
+from jaxlesion.runtime.memory import knows_options
 
 DATA = "data"  # the axis
 HELD_SHARE = 0.25  # of a device's memory, in which `--data.on-device auto` holds images
@@ -80,8 +80,8 @@ def compiler_options(platform: str | None) -> dict[str, bool | str]:
     which much could run at the same time, and holds more memory for it; here a device is one core.
     """
     name, value = OPTIONS.get(platform, (None, None))
-    known = version("jaxlib").startswith(("0.10.", "0.11."))  # other versions may end at it
-    return {name: value} if name and known and name not in os.environ.get("XLA_FLAGS", "") else {}
+    unset = name and name not in os.environ.get("XLA_FLAGS", "")
+    return {name: value} if unset and knows_options() else {}
 
 
 def local_mesh(mesh: Mesh) -> Mesh:

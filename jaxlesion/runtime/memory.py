@@ -67,8 +67,13 @@ def be_patient() -> None:
     A core's share of a step takes that long where other programs keep it busy. Only a flag sets this, and versions that
     do not know it would end at it.
     """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if TERMINATE not in flags and knows_options():
+        os.environ["XLA_FLAGS"] = f"{flags} --{TERMINATE}=3600".strip()
+
+
+def knows_options() -> bool:
+    """Return whether XLA is of a version that knows the options set here; others may end at them."""
     from importlib import metadata
 
-    flags = os.environ.get("XLA_FLAGS", "")
-    if TERMINATE not in flags and metadata.version("jaxlib").startswith(("0.10.", "0.11.")):
-        os.environ["XLA_FLAGS"] = f"{flags} --{TERMINATE}=3600".strip()
+    return metadata.version("jaxlib").startswith(("0.10.", "0.11."))

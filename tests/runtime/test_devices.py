@@ -1,4 +1,5 @@
 import os
+from importlib import metadata
 from types import SimpleNamespace
 
 import jax
@@ -44,7 +45,7 @@ def test_each_platform_has_its_option_unless_the_user_says_otherwise_or_xla_may_
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=0")
     assert sharding.compiler_options(platform) == {option: value}
     assert sharding.compiler_options(None) == sharding.compiler_options("tpu") == {}
-    monkeypatch.setattr(sharding, "version", lambda name: "0.12.0")
+    monkeypatch.setattr(metadata, "version", lambda name: "0.12.0")
     assert sharding.compiler_options(platform) == {}
     monkeypatch.undo()
     monkeypatch.setenv("XLA_FLAGS", f"--{option}=true")
